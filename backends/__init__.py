@@ -1,0 +1,1 @@
+"""The quantizer: one contract, several implementations."""

@@ -1,0 +1,115 @@
+"""What a target is: one published table or figure, how its evidence is made, and the list of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from repro.evidence.claims import Row
+    from repro.evidence.records import Evidence
+
+Scalar = str | int | float | bool | None
+BUILT_IN = ("figure2", "table1", "table2", "table3", "table4")
+ENTRY_POINTS = "repro.targets"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One independent piece of work that ends in one record: a training or an evaluation.
+
+    `settings` holds every named setting that can change the result of this unit, and no other; `numerics` is
+    raised by hand when the code changes what the unit computes. `requires` names units of the same target, scale
+    and seed whose artefact (a file in their folder) this one starts from.
+    """
+
+    target: str
+    scale: str
+    name: str
+    seed: int
+    settings: Mapping[str, Scalar]
+    numerics: int
+    requires: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a unit found: `values` and `best` by column (the unit is the target's), correctness of each test item."""
+
+    values: Mapping[str, float]
+    best: Mapping[str, float]
+    correct: Mapping[str, np.ndarray]
+    curve: Sequence[Mapping[str, float]]
+    images: int
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where and with what a unit runs. `folder` is the unit's own and survives a kill: checkpoints live there.
+
+    `inputs` maps the name of each required unit to its folder. `progress(done, total, note)` may be called often.
+    """
+
+    folder: Path
+    data_root: Path | None = None
+    inputs: Mapping[str, Path] = field(default_factory=dict)
+    device: str = "cpu"
+    backend: str | None = None
+    progress: Callable[[int, int, str], None] = lambda done, total, note: None
+
+
+class Target(Protocol):
+    """The entry points every target has; `python -m repro` and the conformance test know nothing else of it."""
+
+    name: str
+    title: str
+    kind: str
+    """`table` or `figure`: the folder (`tables/` or `figures/`) that its committed renders go to."""
+    needs: tuple[str, ...]
+    """Names of data sets (`python -m repro data NAME`) that running its units reads."""
+    artefact: str
+    """File that a finished unit leaves in its folder for those that require it."""
+    values_unit: str
+    scales: Mapping[str, Mapping[str, Scalar]]
+    """Named settings at each scale that is built; empty where nothing is trained."""
+    seeds: Mapping[str, int]
+    """Number of seeds at each scale."""
+
+    def units(self, scale: str, seeds: int, settings: Mapping[str, Scalar]) -> list[Unit]:
+        """All units of a scale, those required before those that require them."""
+
+    def run(self, unit: Unit, context: Context) -> Outcome:
+        """Do one unit. Imports torch only here; resumes from `context.folder`."""
+
+    def rows(self, evidence: Evidence) -> list[Row]:
+        """Every claim, judged: one CSV row per published or claimed value."""
+
+    def render(self, evidence: Evidence, folder: Path) -> list[Path]:
+        """Write CSV, Markdown and pictures; the same evidence gives the same bytes."""
+
+    def summary(self, committed: Evidence, local: Evidence) -> str:
+        """What the command prints: published, committed and local values side by side, as Markdown."""
+
+
+class UnknownTargetError(LookupError):
+    """No target of this name."""
+
+
+def names() -> tuple[str, ...]:
+    """Names of all targets: built-in ones and those that installed packages register under `repro.targets`."""
+    return BUILT_IN + tuple(sorted(point.name for point in entry_points(group=ENTRY_POINTS)))
+
+
+def get(name: str) -> Target:
+    """The target of this name; raises `UnknownTargetError`."""
+    if name in BUILT_IN:
+        return import_module(f"repro.{name}").TARGET
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        return point.load()
+    raise UnknownTargetError(name)
