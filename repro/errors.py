@@ -1,5 +1,11 @@
 """Errors that a user can act on: each is one line that says what is wrong and what to do, with an exit code."""
 
+import errno
+
+INTERNAL = 70
+INTERRUPTED = 130
+UNUSABLE_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+
 
 class ReproError(Exception):
     """Something needed is missing or unusable (data, checksum, device, output folder): exit code 3."""
@@ -11,3 +17,24 @@ class UsageError(ReproError):
     """The command was given something it does not know: exit code 2."""
 
     exit_code = 2
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """Exit code and one line for any error: a full or read-only place is the user's to mend, a bug is ours.
+
+    >>> explain(UsageError("no target 'tabel1'; nearest: table1"))
+    (2, "no target 'tabel1'; nearest: table1")
+    >>> explain(OSError(errno.ENOSPC, "No space left on device", "runs/a.json"))
+    (3, 'runs/a.json: No space left on device; free some space, or choose another folder (--out, --data-root)')
+    >>> explain(KeyError("step"))
+    (70, "internal error, KeyError: 'step'; run again with --debug to see where")
+    """
+    line = " ".join(str(error).split())
+    if isinstance(error, ReproError):
+        return error.exit_code, line
+    if isinstance(error, OSError):
+        system = error if error.errno else error.__cause__
+        if isinstance(system, OSError) and system.errno in UNUSABLE_PLACE:
+            what = line if error is not system else f"{error.filename or 'output'}: {error.strerror}"
+            return ReproError.exit_code, f"{what}; free some space, or choose another folder (--out, --data-root)"
+    return INTERNAL, f"internal error, {type(error).__name__}: {line}; run again with --debug to see where"

@@ -1,0 +1,76 @@
+"""Versions, hardware and commit, as every record holds them and `python -m repro env` prints them."""
+
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The checkout that this code runs from."""
+
+PACKAGES = ("torch", "torchvision", "timm", "triton", "numba", "numpy", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of every installed package that can change a result; imports none of them."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu() -> str:
+    """Model name of the processor."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def gpu() -> str | None:
+    """Names of the NVIDIA devices, from the driver's own tool; None where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return None
+    answer = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")
+    return ", ".join(sorted(set(answer.splitlines()))) if answer else None
+
+
+def cores() -> list[int]:
+    """Numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def commit(root: Path = ROOT) -> tuple[str, bool]:
+    """Commit of the checkout and whether its tree has uncommitted changes; ("unknown", True) outside a checkout."""
+    head = _output("git", "-C", str(root), "rev-parse", "HEAD")
+    changes = _output("git", "--no-optional-locks", "-C", str(root), "status", "--porcelain")
+    if head is None or changes is None:
+        return "unknown", True
+    return head.strip(), bool(changes.strip())
+
+
+def provenance(arguments: Sequence[str] | None = None, root: Path = ROOT) -> dict[str, Any]:
+    """What a record says about the code and the machine that made it: taken once, when a command starts."""
+    head, dirty = commit(root)
+    command = shlex.join(["python", "-m", "repro", *(sys.argv[1:] if arguments is None else arguments)])
+    return {"commit": head, "dirty": dirty, "command": command, "versions": versions(), "cpu": cpu(), "gpu": gpu()}
+
+
+def _output(*command: str) -> str | None:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,408 @@
+"""Runs units side by side, one pinned process each: what is recorded is skipped, what was killed goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from time import monotonic
+from typing import Any, Literal
+
+from repro import hardware, targets
+from repro.errors import INTERNAL, explain
+from repro.evidence.files import write_text
+from repro.evidence.records import Record, Store, pack, settings_hash
+from repro.progress import Lines, Reporter, duration
+from repro.targets import Context, Outcome, Target, Unit
+
+ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+SECONDS_BETWEEN_MESSAGES = 0.2
+SECONDS_BETWEEN_NOTES = 10.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all units of one command share."""
+
+    out: Path
+    device: str = "cpu"
+    backend: str | None = None
+    data_root: Path | None = None
+    workers: int = 1
+    force: bool = False
+    provenance: Mapping[str, Any] = field(default_factory=hardware.provenance)
+    preregistration: str = ""
+
+    def folder(self, unit: Unit) -> Path:
+        """The unit's own folder, where its checkpoints and its artefact lie."""
+        return self.out / "work" / key(unit)
+
+    @property
+    def store(self) -> Store:
+        """This machine's records."""
+        return Store(self.out / "records")
+
+
+def key(unit: Unit) -> str:
+    """Key of the unit's record: `target/scale/unit.seed.hash`."""
+    return f"{unit.target}/{unit.scale}/{unit.name}.{unit.seed}.{settings_hash(unit.settings)}"
+
+
+# --- what there is to do -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Job:
+    """A unit to run, the folders of the units it starts from, and whether it runs although it is recorded."""
+
+    unit: Unit
+    inputs: Mapping[str, Path]
+    again: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What there is to do, in order, and the units that need no run."""
+
+    todo: tuple[Job, ...]
+    skipped: tuple[Unit, ...]
+
+
+def plan(
+    target: Target, units: Sequence[Unit], setup: Setup, stores: Sequence[Store] = (), shard: tuple[int, int] = (1, 1)
+) -> Plan:
+    """Divide `units` (required ones first) into those to run and those recorded here or in any of `stores`.
+
+    A recorded unit is run again where one to run needs its artefact and the file is not on this machine. Shard
+    `(i, n)` keeps every n-th seed, so that a unit and what it requires stay together.
+    """
+    index, count = shard
+    mine = {(unit.name, unit.seed): unit for unit in units if unit.seed % count == index - 1}
+    recorded = _recorded(target.name, [setup.store, *stores])
+    todo: dict[tuple[str, int], Job] = {}
+    needed: set[tuple[str, int]] = set()
+    for identity, unit in reversed(mine.items()):
+        again = (key(unit), unit.numerics) in recorded
+        if setup.force or not again or (identity in needed and not _has_artefact(setup.folder(unit), unit, target)):
+            inputs = {name: setup.folder(mine[name, unit.seed]) for name in unit.requires}
+            todo[identity] = Job(unit, inputs, again)
+            needed |= _required(unit)
+    skipped = tuple(unit for identity, unit in mine.items() if identity not in todo)
+    return Plan(tuple(reversed(todo.values())), skipped)
+
+
+def _required(unit: Unit) -> set[tuple[str, int]]:
+    return {(name, unit.seed) for name in unit.requires}
+
+
+def _recorded(target: str, stores: Sequence[Store]) -> set[tuple[str, int]]:
+    return {(record.key, record.numerics) for store in stores for record in store.read(target)[0]}
+
+
+def _has_artefact(folder: Path, unit: Unit, target: Target) -> bool:
+    return (folder / target.artefact).is_file() and _read_note(folder).get("numerics") == unit.numerics
+
+
+# --- the parent ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Advanced:
+    """A worker's word that its unit is `done` of `total` steps far."""
+
+    done: int
+    total: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A worker's last word on a unit; `code` is the exit code that this kind of failure asks for."""
+
+    how: Literal["done", "recorded", "busy", "failed"]
+    line: str
+    code: int = 0
+    trace: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the units of one command; `left` were kept back by a limit or lack what they require."""
+
+    skipped: tuple[Unit, ...] = ()
+    ended: tuple[tuple[Unit, Ended], ...] = ()
+    left: tuple[Unit, ...] = ()
+
+    def units(self, how: str) -> list[Unit]:
+        """Those that ended so."""
+        return [unit for unit, end in self.ended if end.how == how]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing failed, else the code of the worst failure."""
+        return max((end.code for _, end in self.ended), default=0)
+
+
+def run_units(
+    target: Target,
+    units: Sequence[Unit],
+    setup: Setup,
+    *,
+    stores: Sequence[Store] = (),
+    limit: int | None = None,
+    shard: tuple[int, int] = (1, 1),
+    reporter: Reporter | None = None,
+) -> Report:
+    """Run what is recorded neither in this machine's store nor in `stores`; see `plan` and `execute`."""
+    return execute(plan(target, units, setup, stores, shard), setup, limit=limit, reporter=reporter)
+
+
+def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: Reporter | None = None) -> Report:
+    """Run the jobs of a plan, at most `limit` of them, on `setup.workers` processes.
+
+    A unit that fails does not stop the others. An interrupt ends the processes; a unit that was running goes on from
+    its last checkpoint when the same command is given again.
+    """
+    waiting = list(planned.todo[:limit])
+    unfinished = {(job.unit.name, job.unit.seed) for job in waiting}
+    ended: list[tuple[Unit, Ended]] = []
+    running: dict[Connection, tuple[_Worker, Job]] = {}
+    reporter = reporter or Lines()
+    reporter.begin(len(waiting))
+    with _pool(min(setup.workers, len(waiting)), setup) as idle:
+        while True:
+            for job in [job for job in waiting if not unfinished & _required(job.unit)][: len(idle)]:
+                waiting.remove(job)
+                reporter.started(job.unit)
+                worker = idle.pop()
+                running[worker.give(job)] = worker, job
+            if not running:
+                break
+            for connection in wait(list(running)):
+                assert isinstance(connection, Connection)
+                worker, job = running[connection]
+                message = worker.hear()
+                if isinstance(message, Advanced):
+                    reporter.advanced(job.unit, message.done, message.total, message.note)
+                    continue
+                del running[connection]
+                idle.append(worker)
+                ended.append((job.unit, message))
+                reporter.ended(job.unit, message.line)
+                if message.how in ("done", "recorded"):
+                    unfinished.discard((job.unit.name, job.unit.seed))
+    reporter.close()
+    gone = {(unit.name, unit.seed) for unit, _ in ended}
+    left = tuple(job.unit for job in planned.todo if (job.unit.name, job.unit.seed) not in gone)
+    return Report(planned.skipped, tuple(ended), left)
+
+
+@contextmanager
+def _pool(size: int, setup: Setup) -> Iterator[list[_Worker]]:
+    cores = hardware.cores()
+    workers = [_Worker(cores[number % len(cores)], setup) for number in range(size)]
+    try:
+        yield list(workers)
+    finally:
+        for worker in workers:
+            worker.end()
+
+
+class _Worker:
+    """One process on one core; a process that dies is replaced when the next job comes."""
+
+    def __init__(self, core: int, setup: Setup) -> None:
+        self.core, self.setup = core, setup
+        self.start()
+
+    def start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, self.core, self.setup), daemon=True)
+        with _for_children():
+            self.process.start()
+        theirs.close()
+
+    def give(self, job: Job) -> Connection:
+        if not self.process.is_alive():
+            self.start()
+        self.connection.send(job)
+        return self.connection
+
+    def hear(self) -> Advanced | Ended:
+        try:
+            return self.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self.process.join()
+            line = f"failed: its process ended with code {self.process.exitcode} (killed, or out of memory?)"
+            return Ended("failed", line, INTERNAL)
+
+    def end(self) -> None:
+        self.process.terminate()
+        self.process.join()
+        self.connection.close()
+
+
+@contextmanager
+def _for_children() -> Iterator[None]:
+    """What a process started here inherits: one thread per numeric library, and deafness to Ctrl-C.
+
+    Both must hold before the child's first import; only the parent handles an interrupt. The resource tracker is
+    started first because starting it clears the signal mask.
+    """
+    resource_tracker.ensure_running()
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+# --- the child -----------------------------------------------------------------------------------------------------
+
+
+def _serve(connection: Connection, core: int, setup: Setup) -> None:
+    """Do one job after the other until the parent hangs up; end at once when it dies."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        connection.send(_attempt(job, setup, connection.send))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(INTERNAL)
+
+
+def _attempt(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
+    try:
+        with _locked(setup.folder(job.unit)) as mine:
+            return _do(job, setup, tell) if mine else Ended("busy", "somebody else is running it")
+    except Exception as error:
+        code, line = explain(error)
+        return Ended("failed", f"failed: {line}", code, "".join(traceback.format_exception(error)))
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
+    unit, folder, target = job.unit, setup.folder(job.unit), targets.get(job.unit.target)
+    if not job.again and (key(unit), unit.numerics) in _recorded(unit.target, [setup.store]):
+        return Ended("recorded", "recorded meanwhile by another command")
+    if setup.force or _read_note(folder).get("numerics") != unit.numerics:
+        _keep_only(folder, set())
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    clock = _Clock(folder, unit.numerics, tell)
+    context = Context(folder, setup.data_root, job.inputs, setup.device, setup.backend, clock.progress)
+    outcome = target.run(unit, context)
+    clock.save()
+    setup.store.write(_record(unit, outcome, target, setup, started, clock.seconds))
+    _keep_only(folder, {target.artefact, _NOTE})
+    return Ended("done", f"done in {duration(clock.seconds)}")
+
+
+def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, started: str, seconds: float) -> Record:
+    return Record(
+        target=unit.target,
+        scale=unit.scale,
+        unit=unit.name,
+        seed=unit.seed,
+        settings=dict(unit.settings),
+        numerics=unit.numerics,
+        values=dict(outcome.values),
+        unit_of_values=target.values_unit,
+        best=dict(outcome.best),
+        correct={column: pack(correct) for column, correct in outcome.correct.items()},
+        curve=[dict(point) for point in outcome.curve],
+        backend=setup.backend or "auto",
+        device=setup.device,
+        threads=1,
+        workers=setup.workers,
+        wall_seconds=round(seconds, 2),
+        images_per_second=round(outcome.images / seconds, 1),
+        started=started,
+        preregistration=setup.preregistration,
+        **setup.provenance,
+    )
+
+
+# --- the folder of a unit ------------------------------------------------------------------------------------------
+
+_NOTE = "unit.json"
+
+
+class _Clock:
+    """Seconds that a unit has run, over all its resumptions; passes its progress on."""
+
+    def __init__(self, folder: Path, numerics: int, tell: Callable[[Advanced], None]) -> None:
+        self.folder, self.numerics, self.tell = folder, numerics, tell
+        self.before = _read_note(folder).get("seconds", 0.0)
+        self.start = self.told = monotonic()
+        self.save()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + monotonic() - self.start
+
+    def progress(self, done: int, total: int, note: str) -> None:
+        now = monotonic()
+        if now - self.told >= SECONDS_BETWEEN_MESSAGES or done == total:
+            self.told = now
+            self.tell(Advanced(done, total, note))
+        if now - self.saved >= SECONDS_BETWEEN_NOTES:
+            self.save()
+
+    def save(self) -> None:
+        self.saved = monotonic()
+        note = {"numerics": self.numerics, "seconds": round(self.seconds, 2)}
+        write_text(self.folder / _NOTE, json.dumps(note))
+
+
+def _read_note(folder: Path) -> dict[str, Any]:
+    """Numerics that the files of the folder were made under and seconds spent on them; empty when unreadable."""
+    try:
+        return json.loads((folder / _NOTE).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _keep_only(folder: Path, names: set[str]) -> None:
+    for path in folder.iterdir():
+        if path.name not in names | {"lock"}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
