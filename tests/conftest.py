@@ -1,0 +1,37 @@
+"""Fixtures shared by all tests."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+FAKES = Path(__file__).parent / "fakes"
+
+collect_ignore = ["fakes"]
+
+
+@pytest.fixture
+def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package in `tests/fakes` is installed, with the target `counting`."""
+    monkeypatch.syspath_prepend(FAKES)
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `python -m repro ARGUMENTS` as a shell would, in an empty folder, with the fake target installed."""
+
+    def start(*arguments: str, **environment: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "repro", *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(FAKES)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start

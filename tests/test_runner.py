@@ -1,0 +1,162 @@
+"""The runner with units that only count: what is skipped, resumed, ordered, kept back, and what a failure does."""
+
+import fcntl
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from repro import runner, targets
+from repro.evidence.records import Store
+from repro.runner import Report, Setup, plan, run_units
+from repro.targets import Target, Unit
+
+pytestmark = pytest.mark.usefixtures("fakes")
+PROVENANCE = {"commit": "c0ffee", "dirty": False, "command": "test", "versions": {}, "cpu": "abacus", "gpu": None}
+
+
+@pytest.fixture
+def target(fakes: None) -> Target:
+    return targets.get("counting")
+
+
+@pytest.fixture
+def setup(tmp_path: Path) -> Setup:
+    return Setup(out=tmp_path / "runs", provenance=PROVENANCE, workers=2, preregistration="abc")
+
+
+def units(target: Target, seeds: int = 1, **changes: object) -> list[Unit]:
+    return target.units("smoke", seeds, target.scales["smoke"] | changes)
+
+
+def names(those: list[Unit] | tuple[Unit, ...]) -> list[str]:
+    return sorted(f"{unit.name}.{unit.seed}" for unit in those)
+
+
+def log(setup: Setup) -> list[str]:
+    return (setup.out / "work/counting/smoke/log").read_text().splitlines()
+
+
+def test_every_unit_is_recorded_once_with_all_that_a_record_holds(target: Target, setup: Setup) -> None:
+    report = run_units(target, units(target), setup)
+    assert names(report.units("done")) == ["base.0", "loose.0", "thrice.0", "twice.0"]
+    assert report.exit_code == 0
+    records, damaged = setup.store.read("counting")
+    assert not damaged
+    by_unit = {record.unit: record for record in records}
+    assert {name: record.values["total"] for name, record in by_unit.items()} == {
+        "base": 3, "loose": 3, "twice": 6, "thrice": 9
+    }  # fmt: skip
+    base = by_unit["base"]
+    assert (base.commit, base.cpu, base.preregistration, base.workers, base.threads) == (
+        "c0ffee",
+        "abacus",
+        "abc",
+        2,
+        1,
+    )
+    assert base.correct == {"total": "3:oA=="}
+    assert base.wall_seconds > 0
+    assert base.started.endswith("+00:00")
+
+
+def test_units_have_one_thread_on_one_core(target: Target, setup: Setup) -> None:
+    run_units(target, units(target), setup, limit=1)
+    (record,), _ = setup.store.read()
+    assert (record.values["threads"], record.values["cores"]) == (1, 1)
+
+
+def test_running_again_skips_what_is_recorded_here_or_committed(target: Target, setup: Setup, tmp_path: Path) -> None:
+    run_units(target, units(target), setup)
+    assert names(run_units(target, units(target), setup).skipped) == ["base.0", "loose.0", "thrice.0", "twice.0"]
+    elsewhere = replace(setup, out=tmp_path / "other")
+    assert plan(target, units(target), elsewhere, [setup.store]).todo == ()
+    assert len(log(setup)) == 6
+
+
+def test_forced_units_start_from_nothing(target: Target, setup: Setup) -> None:
+    run_units(target, units(target), setup)
+    report = run_units(target, units(target), replace(setup, force=True))
+    assert len(report.units("done")) == 4
+    assert len(log(setup)) == 12
+
+
+def test_other_numerics_are_run_anew(target: Target, setup: Setup) -> None:
+    run_units(target, units(target), setup)
+    newer = [replace(unit, numerics=2) for unit in units(target)]
+    assert len(run_units(target, newer, setup).units("done")) == 4
+    assert {record.numerics for record in setup.store.read()[0]} == {2}
+    assert len(log(setup)) == 12
+
+
+def test_a_recorded_unit_is_run_again_when_its_artefact_is_needed_and_not_here(
+    target: Target, setup: Setup, tmp_path: Path
+) -> None:
+    run_units(target, units(target), setup)
+    here = replace(setup, out=tmp_path / "other")
+    for record in setup.store.read()[0]:
+        if record.unit != "twice":
+            here.store.write(record)
+    report = run_units(target, units(target), here)
+    assert names(report.units("done")) == ["base.0", "twice.0"]
+    assert names(report.skipped) == ["loose.0", "thrice.0"]
+
+
+def test_limit_counts_units_and_shards_split_seeds(target: Target, setup: Setup) -> None:
+    report = run_units(target, units(target, 3), setup, limit=1, shard=(2, 2))
+    assert names(report.units("done")) == ["base.1"]
+    assert names(report.left) == ["loose.1", "thrice.1", "twice.1"]
+
+
+@pytest.mark.parametrize(("way", "code"), [("data", 3), ("bug", 70), ("die", 70)])
+def test_a_failure_keeps_back_what_needs_it_and_nothing_else(target: Target, setup: Setup, way: str, code: int) -> None:
+    report = run_units(target, units(target, fail=f"base:{way}"), setup)
+    assert names(report.units("failed")) == ["base.0"]
+    assert names(report.units("done")) == ["loose.0"]
+    assert names(report.left) == ["thrice.0", "twice.0"]
+    assert report.exit_code == code
+    ((_, end),) = [one for one in report.ended if one[1].how == "failed"]
+    assert {"data": "buy some", "bug": "'a bug'", "die": "-9"}[way] in end.line
+
+
+def test_a_unit_that_somebody_else_runs_is_left_to_them(target: Target, setup: Setup) -> None:
+    held = setup.folder(units(target)[0])
+    held.mkdir(parents=True)
+    with (held / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        report = run_units(target, units(target), setup)
+    assert names(report.units("busy")) == ["base.0"]
+    assert names(report.units("done")) == ["loose.0"]
+    assert report.exit_code == 0
+
+
+def test_a_finished_unit_keeps_its_artefact_and_no_checkpoint(target: Target, setup: Setup) -> None:
+    run_units(target, units(target), setup)
+    assert {path.name for path in setup.folder(units(target)[0]).iterdir()} == {"lock", "total.txt", "unit.json"}
+
+
+def test_a_truncated_record_is_made_again(target: Target, setup: Setup) -> None:
+    run_units(target, units(target), setup)
+    path = next(Path(setup.out).glob("records/counting/smoke/thrice*"))
+    path.write_text(path.read_text()[:100])
+    assert names(run_units(target, units(target), setup).units("done")) == ["thrice.0"]
+    assert Store(setup.out / "records").read()[1] == []
+
+
+def test_seconds_of_all_resumptions_are_counted(target: Target, setup: Setup) -> None:
+    unit = units(target)[0]
+    clock = runner._Clock(_folder(setup, unit), unit.numerics, lambda word: None)
+    clock.before = 100
+    clock.save()
+    run_units(target, units(target), setup, limit=1)
+    (record,), _ = setup.store.read()
+    assert record.wall_seconds > 100
+
+
+def _folder(setup: Setup, unit: Unit) -> Path:
+    setup.folder(unit).mkdir(parents=True)
+    return setup.folder(unit)
+
+
+def test_nothing_to_do_is_a_report_too(setup: Setup) -> None:
+    assert runner.execute(runner.Plan((), ()), setup) == Report()
