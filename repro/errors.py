@@ -1,10 +1,13 @@
 """Errors that a user can act on: each is one line that says what is wrong and what to do, with an exit code."""
 
 import errno
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 INTERNAL = 70
 INTERRUPTED = 130
-UNUSABLE_PLACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
 
 
 class ReproError(Exception):
@@ -19,11 +22,22 @@ class UsageError(ReproError):
     exit_code = 2
 
 
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """The end of a message about an unknown name: the nearest known one, or all of them.
+
+    >>> suggestion("tabel3", ["figure2", "table3"]), suggestion("x", ["figure2", "table3"])
+    ('did you mean table3?', 'known: figure2, table3')
+    """
+    known = list(known)
+    near = get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+
+
 def explain(error: BaseException) -> tuple[int, str]:
     """Exit code and one line for any error: a full or read-only place is the user's to mend, a bug is ours.
 
-    >>> explain(UsageError("no target 'tabel1'; nearest: table1"))
-    (2, "no target 'tabel1'; nearest: table1")
+    >>> explain(UsageError("no target 'tabel1': did you mean table1?"))
+    (2, "no target 'tabel1': did you mean table1?")
     >>> explain(OSError(errno.ENOSPC, "No space left on device", "runs/a.json"))
     (3, 'runs/a.json: No space left on device; free some space, or choose another folder (--out, --data-root)')
     >>> explain(KeyError("step"))
@@ -34,7 +48,7 @@ def explain(error: BaseException) -> tuple[int, str]:
         return error.exit_code, line
     if isinstance(error, OSError):
         system = error if error.errno else error.__cause__
-        if isinstance(system, OSError) and system.errno in UNUSABLE_PLACE:
+        if isinstance(system, OSError) and system.errno in FULL | FORBIDDEN:
             what = line if error is not system else f"{error.filename or 'output'}: {error.strerror}"
             return ReproError.exit_code, f"{what}; free some space, or choose another folder (--out, --data-root)"
     return INTERNAL, f"internal error, {type(error).__name__}: {line}; run again with --debug to see where"

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
+
+from repro.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,7 +85,10 @@ class Target(Protocol):
     """Number of seeds at each scale."""
 
     def units(self, scale: str, seeds: int, settings: Mapping[str, Scalar]) -> list[Unit]:
-        """All units of a scale, those required before those that require them."""
+        """All units of a scale, those required before those that require them.
+
+        `settings` are the scale's own with the user's changes; raises `UsageError` for a value that cannot be.
+        """
 
     def run(self, unit: Unit, context: Context) -> Outcome:
         """Do one unit. Imports torch only here; resumes from `context.folder`."""
@@ -97,19 +103,65 @@ class Target(Protocol):
         """What the command prints: published, committed and local values side by side, as Markdown."""
 
 
-class UnknownTargetError(LookupError):
-    """No target of this name."""
-
-
 def names() -> tuple[str, ...]:
     """Names of all targets: built-in ones and those that installed packages register under `repro.targets`."""
     return BUILT_IN + tuple(sorted(point.name for point in entry_points(group=ENTRY_POINTS)))
 
 
 def get(name: str) -> Target:
-    """The target of this name; raises `UnknownTargetError`."""
+    """The target of this name; raises `UsageError` with the nearest name there is."""
     if name in BUILT_IN:
         return import_module(f"repro.{name}").TARGET
     for point in entry_points(group=ENTRY_POINTS, name=name):
         return point.load()
-    raise UnknownTargetError(name)
+    raise UsageError(f"no target {name!r}: {suggestion(name, names())}")
+
+
+def planned(
+    target: Target, scale: str, seeds: int | None = None, changes: Mapping[str, str] = MappingProxyType({})
+) -> list[Unit]:
+    """Units of a scale with the user's changes to its settings, as typed; none where nothing is trained."""
+    if not target.scales:
+        return []
+    defaults = target.scales[scale]
+    typed = {key: parse(key, text, defaults) for key, text in changes.items()}
+    return target.units(scale, target.seeds[scale] if seeds is None else seeds, {**defaults, **typed})
+
+
+def parse(key: str, text: str, defaults: Mapping[str, Scalar]) -> Scalar:
+    """The value that a user typed for a setting, of the type of its default (of a number's or text where that is None).
+
+    Raises `UsageError` for an unknown key, with the nearest, and for a text that is no such value.
+
+    >>> parse("lr", "1e-3", {"lr": 0.1}), parse("swap", "no", {"swap": True}), parse("limit", "none", {"limit": 4})
+    (0.001, False, None)
+    >>> parse("witdh", "8", {"width": 16})
+    Traceback (most recent call last):
+    repro.errors.UsageError: no setting 'witdh': did you mean width?
+    """
+    if key not in defaults:
+        raise UsageError(f"no setting {key!r}: {suggestion(key, defaults)}")
+    kind = type(defaults[key])
+    if text.lower() == "none":
+        return None
+    for convert in CONVERTERS.get(kind, (int, float, str)):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    raise UsageError(f"setting {key}={text}: expected {kind.__name__}, like {key}={defaults[key]}")
+
+
+def _truth(text: str) -> bool:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if text.lower() not in words:
+        raise ValueError(text)
+    return words[text.lower()]
+
+
+CONVERTERS: dict[type, tuple[Callable[[str], Scalar], ...]] = {
+    bool: (_truth,),
+    int: (int,),
+    float: (float,),
+    str: (str,),
+}
