@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 from repro.datasets import cifar10
 from repro.datasets.files import Report, quiet, root
-from repro.errors import UsageError
+from repro.errors import UsageError, suggestion
 
 __all__ = ["ALL", "NAMES", "DataSet", "describe", "fetch", "root"]
 
@@ -55,12 +54,10 @@ def describe(name: str) -> DataSet:
     184
     >>> describe("cifar")
     Traceback (most recent call last):
-    repro.errors.UsageError: no data set 'cifar': did you mean cifar10? (known: cifar10)
+    repro.errors.UsageError: no data set 'cifar': did you mean cifar10?
     """
     if name not in ALL:
-        near = get_close_matches(name, NAMES, n=1)
-        hint = f" did you mean {near[0]}?" if near else ""
-        raise UsageError(f"no data set {name!r}:{hint} (known: {', '.join(NAMES)})")
+        raise UsageError(f"no data set {name!r}: {suggestion(name, NAMES)}")
     return ALL[name]
 
 
