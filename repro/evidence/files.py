@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import IO
 
@@ -11,7 +10,7 @@ from typing import IO
 def publish(file: IO[bytes], path: Path) -> None:
     """Force a finished temporary file to the disk and give it its name, replacing what was there.
 
-    Temporary file and `path` must be on one file system.
+    Temporary file and `path` must be on one file system. Raises `OSError`.
     """
     file.flush()
     os.fsync(file.fileno())
@@ -24,19 +23,22 @@ def publish(file: IO[bytes], path: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> Path:
-    """Write a file atomically; makes its folder. Raises `OSError` and leaves nothing behind when that fails."""
+    """Write a file atomically and return its path; makes its folder.
+
+    Raises `OSError`, and leaves the old file and nothing else, when that fails.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-        try:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "wb") as file:
             file.write(data)
-            os.fchmod(file.fileno(), 0o644)
             publish(file, path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     return path
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file atomically, UTF-8, line ends as given."""
+    """Write a text file atomically, in UTF-8, with line ends as given."""
     return write_bytes(path, text.encode("utf-8"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -17,8 +16,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from repro.evidence.canonical import digest, short_digest
 from repro.evidence.claims import RUN_SCALES, State
 from repro.evidence.files import publish
+from repro.evidence.preregistration import section_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,15 +42,6 @@ class StoreError(OSError):
     """A folder that records cannot be written to: one line that names folder and reason."""
 
 
-def canonical(value: object) -> bytes:
-    """JSON with sorted keys and no spaces: equal values give equal bytes. Raises `ValueError` for NaN and infinity.
-
-    >>> canonical({"b": 0.5, "a": [1, None]})
-    b'{"a":[1,null],"b":0.5}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
-
-
 def settings_hash(settings: Mapping[str, Scalar]) -> str:
     """First 12 hexadecimal digits of the SHA-256 of the settings' canonical JSON; the order of keys does not matter.
 
@@ -58,7 +50,7 @@ def settings_hash(settings: Mapping[str, Scalar]) -> str:
     >>> settings_hash({"epochs": 5}) == settings_hash({"epochs": 5.0})
     False
     """
-    return hashlib.sha256(canonical(dict(settings))).hexdigest()[:12]
+    return short_digest(dict(settings))
 
 
 def pack(correct: ArrayLike) -> str:
@@ -348,7 +340,7 @@ def _body(record: Record) -> dict[str, Any]:
 
 def _digest(body: Mapping[str, Any]) -> str:
     try:
-        return hashlib.sha256(canonical(body)).hexdigest()
+        return digest(body)
     except ValueError:
         raise RecordError("holds a number that is not finite") from None
 
@@ -377,6 +369,12 @@ class Evidence:
     damaged: tuple[Damaged, ...] = ()
     preregistered: Mapping[str, Any] = field(default_factory=dict)
     """The target's section of the preregistration."""
+
+    @property
+    def unregistered(self) -> tuple[Record, ...]:
+        """Records made under another plan than the present one: their verdicts are exploratory."""
+        plan = section_hash(dict(self.preregistered))
+        return tuple(record for record in self.records if record.preregistration != plan)
 
     @cached_property
     def _by_unit(self) -> dict[tuple[str, str], dict[int, Record]]:
