@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, NamedTuple, get_args
 
-from repro.evidence.intervals import equivalence_interval, mean_sd, t_interval
+from repro.evidence.intervals import Interval, equivalence_interval, t_interval
 from repro.published import Printed
 
 Kind = Literal["arithmetic", "pattern", "number"]
@@ -233,7 +233,7 @@ class Pattern:
     name: str
     statement: str
     """The claim in one sentence."""
-    contrasts: tuple[Contrast, ...] = field(default=())
+    contrasts: tuple[Contrast, ...]
 
     def __post_init__(self) -> None:
         if not self.contrasts:
@@ -335,40 +335,42 @@ def _exact(x: float | Fraction) -> Fraction:
 
 def judge_number(
     published: Printed,
-    ours: Sequence[float],
+    ours: Sequence[float] | Interval,
     margin: float,
     scale: str,
     published_sd: float | None = None,
     published_n: int | None = None,
 ) -> Judged:
-    """Ours, one value per seed, against a published value, by equivalence within `margin`.
+    """Ours against a published value, by equivalence within `margin`.
 
+    `ours` holds one value per seed, or is an estimate with its spread, such as `intervals.ratio_of_means` gives.
     With the interval of `intervals.equivalence_interval`: `reproduced` (at `paper` scale) or `agrees` (at `gpu`
     scale) iff it lies inside [-margin, margin], `differs` iff it is disjoint from that, else `inconclusive`. Fewer
     or noisier seeds widen the interval and so never make agreement easier. At other scales the difference is shown
-    without a verdict. A single seed has no interval and is `inconclusive`. Raises `ClaimError` for no seeds.
+    without a verdict. A single seed has no interval and is `inconclusive`.
+
+    Where the print has no spread, `resolution` is h + t * s * sqrt(1 + 1/n): the smallest difference from a single
+    printed run that can be told from chance. Raises `ValueError` for no seeds.
 
     >>> judge_number(Printed("95.1", 1), [95.0, 95.1, 95.2], margin=.5, scale="gpu").verdict
     'agrees'
     >>> judge_number(Printed("95.1", 1), [95.0, 95.1, 95.2], margin=.5, scale="cpu").verdict
     ''
     """
-    if not ours:
-        raise ClaimError("no values to compare with the published one")
+    estimate = ours if isinstance(ours, Interval) else t_interval(ours)
     theta, low, high, sd, n = equivalence_interval(
-        ours, float(published), float(published.h), published_sd, published_n
+        estimate, float(published), float(published.h), published_sd, published_n
     )
     verdict: Verdict = ""
-    if scale in ("gpu", "paper"):
+    if scale in SCALE_OF.values():
         if low is None or high is None:
             verdict = "inconclusive"
         elif -margin <= low and high <= margin:
             verdict = "reproduced" if scale == "paper" else "agrees"
         else:
             verdict = "differs" if low > margin or high < -margin else "inconclusive"
-    resolution = equivalence_interval(ours, float(published), float(published.h))
-    single = None if published_n is not None or resolution.high is None else resolution.high - resolution.estimate
-    return Judged(verdict, mean_sd(ours)[0], theta, low, high, margin, n, sd, resolution=single)
+    resolution = None if high is None or published_n is not None else high - theta
+    return Judged(verdict, estimate.estimate, theta, low, high, margin, n, sd, resolution=resolution)
 
 
 def equivalence_margin(printed: Iterable[Printed], at_least: float) -> float:

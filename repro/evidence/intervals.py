@@ -63,21 +63,22 @@ def t_interval(x: Sequence[float], confidence: float = 0.95) -> Interval:
 
 
 def equivalence_interval(
-    ours: Sequence[float], y: float, h: float, published_sd: float | None = None, published_n: int | None = None
+    ours: Interval, y: float, h: float, published_sd: float | None = None, published_n: int | None = None
 ) -> Interval:
-    """(mean - y) -+ [h + t * sqrt(s^2/n + s_p^2/n_p)], t the .95 quantile: two one-sided tests at 5 % each.
+    """(ours - y) -+ [h + t * sqrt(s^2/n + s_p^2/n_p)], t the .95 quantile: two one-sided tests at 5 % each.
 
-    `ours` holds one value per seed, `y` is the published value and `h` half its last digit. With a published spread
-    `published_sd` = s_p over `published_n` = n_p runs, the degrees of freedom are Welch's; without, n_p = 1,
-    s_p = s, and they are n - 1. `sd` is that of ours; no interval for a single seed.
+    `ours` gives the estimate with its s and n, from `t_interval` or `ratio_of_means`; `y` is the published value
+    and `h` half its last digit. With a published spread `published_sd` = s_p over `published_n` = n_p runs, the
+    degrees of freedom are Welch's; without, n_p = 1, s_p = s, and they are n - 1. `sd` is that of ours; there is no
+    interval for a single seed.
 
     Welch's number is capped at n_p - 1. Uncapped it can rise with s faster than the standard error does (n = 20,
     n_p = 2), and noisier seeds would give a shorter interval. Capped, it never rises when s rises or n falls.
 
-    Raises `ValueError` when `ours` is empty, when only one of `published_sd` and `published_n` is given, and when a
-    spread over fewer than two runs is.
+    Source: spec of the evidence, claims of the third kind. Raises `ValueError` when only one of `published_sd` and
+    `published_n` is given, or a spread over fewer than two runs.
 
-    >>> difference, low, high, sd, n = equivalence_interval([1.0, 2.0, 3.0], y=2.0, h=0.05)
+    >>> difference, low, high, sd, n = equivalence_interval(t_interval([1.0, 2.0, 3.0]), y=2.0, h=0.05)
     >>> round(high, 4), sd  # .05 + 2.92 * sqrt(1/3 + 1)
     (3.4217, 1.0)
     """
@@ -85,10 +86,9 @@ def equivalence_interval(
         raise ValueError("published_sd and published_n go together")
     if published_n is not None and published_n < 2:
         raise ValueError(f"no spread over {published_n} runs")
-    mean, sd = mean_sd(ours)
-    n = len(ours)
-    if sd is None:
-        return Interval(mean - y, None, None, None, 1)
+    difference, sd, n = ours.estimate - y, ours.sd, ours.n
+    if sd is None or n < 2:
+        return Interval(difference, None, None, None, n)
     if published_sd is None or published_n is None:
         variance, df = sd**2 / n + sd**2, n - 1.0
     else:
@@ -97,7 +97,7 @@ def equivalence_interval(
         welch = variance**2 / (a**2 / (n - 1) + b**2 / (published_n - 1)) if variance else math.inf
         df = min(welch, published_n - 1)
     half = h + (t_quantile(0.95, df) * math.sqrt(variance) if variance else 0.0)
-    return Interval(mean - y, mean - y - half, mean - y + half, sd, n)
+    return Interval(difference, difference - half, difference + half, sd, n)
 
 
 class Pairing(NamedTuple):

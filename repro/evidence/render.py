@@ -140,8 +140,11 @@ def style() -> Iterator[None]:
 def save_figure(figure: Figure, stem: Path, fingerprint: str) -> list[Path]:
     """Write `<stem>.png` and `<stem>.svg` with the fingerprint inside, and no date or version. Raises `OSError`.
 
-    The bytes depend on figure, fingerprint and matplotlib's version; across versions, compare fingerprints.
+    The layout is computed once, for both. The bytes depend on figure, fingerprint and matplotlib's version; across versions, compare fingerprints.
     """
+    with style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # each drawing would move the axes on a little
     paths = []
     for kind, metadata in (
         ("png", {PNG_KEY: fingerprint, "Software": None}),
