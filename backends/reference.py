@@ -142,7 +142,8 @@ def drawn_curve(name: str, error: Any, delta: float = 5e-3) -> Array:
 
 def _position(x: Array, step: Array, lower: Array, upper: Array) -> Array:
     """v = clip(x) / step: clip in real units, then a true division (Q1, Q3). NaN passes through both."""
-    return np.minimum(np.maximum(x, lower), upper) / step
+    with np.errstate(invalid="ignore"):  # a signalling NaN is as welcome as a quiet one
+        return np.minimum(np.maximum(x, lower), upper) / step
 
 
 def _multiplier(scaler: Scaler, g: Array, e: Array, noise: Any) -> Array:
