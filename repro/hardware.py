@@ -14,6 +14,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout that this code runs from."""
 
+FOLDER_OPTIONS = ("--out", "--data-root")
+
 PACKAGES = ("torch", "torchvision", "timm", "triton", "numba", "numpy", "scipy")
 
 
@@ -65,8 +67,25 @@ def commit(root: Path = ROOT) -> tuple[str, bool]:
 def provenance(arguments: Sequence[str] | None = None, root: Path = ROOT) -> dict[str, Any]:
     """What a record says about the code and the machine that made it: taken once, when a command starts."""
     head, dirty = commit(root)
-    command = shlex.join(["python", "-m", "repro", *(sys.argv[1:] if arguments is None else arguments)])
-    return {"commit": head, "dirty": dirty, "command": command, "versions": versions(), "cpu": cpu(), "gpu": gpu()}
+    words = command(sys.argv[1:] if arguments is None else arguments)
+    return {"commit": head, "dirty": dirty, "command": words, "versions": versions(), "cpu": cpu(), "gpu": gpu()}
+
+
+def command(arguments: Sequence[str]) -> str:
+    """The command line that a record keeps, without the folders of the machine it was given on.
+
+    >>> command(["table1", "--scale", "cpu", "--out", "/mnt/a", "--data-root=/mnt/b"])
+    'python -m repro table1 --scale cpu --out FOLDER --data-root=FOLDER'
+    """
+    words = ["python", "-m", "repro"]
+    for word in arguments:
+        name, equals, _ = word.partition("=")
+        if words[-1] in FOLDER_OPTIONS:
+            word = "FOLDER"
+        elif equals and name in FOLDER_OPTIONS:
+            word = f"{name}=FOLDER"
+        words.append(word)
+    return shlex.join(words)
 
 
 def _output(*command: str) -> str | None:

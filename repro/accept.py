@@ -1,0 +1,72 @@
+"""Moving this machine's finished records into the committed evidence, and rendering from that alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from repro import status
+from repro.errors import ReproError
+from repro.evidence.files import write_text
+from repro.evidence.records import Evidence, Record
+from repro.places import Places, gather
+from repro.runner import key
+from repro.targets import Target, planned
+
+
+def accept(places: Places, target: Target, say: Callable[[str], None], scale: str | None = None) -> None:
+    """Move the records of `scale`, by default of every scale run here, render, and renew the README's status table.
+
+    `smoke` runs prove the pipeline and are accepted only when asked for. Raises `ReproError`, having moved nothing,
+    where a planned unit is recorded neither here nor in the committed store, or a record is of uncommitted code.
+    """
+    local, committed = places.local, places.committed(target)
+    here, there = gather(target, local), gather(target, committed)
+    scales = [scale] if scale else [each for each in target.scales if each != "smoke" and _current(here, each)]
+    moved = {each: _current(here, each) for each in scales}
+    for each in scales:
+        _check(target, each, moved[each], _current(there, each))
+    for record in _all(moved):
+        committed.write(record)
+    for record in _outdated(gather(target, committed), scales):
+        committed.path(record).unlink()
+        say(f"{record.key} removed: {target.name} does not plan it any more")
+    rendered = target.render(gather(target, committed), places.renders(target))
+    for record in _all(moved):
+        local.path(record).unlink()
+    refresh_readme(places)
+    say(f"{target.name}: {len(_all(moved))} records accepted, {len(rendered)} files in {places.renders(target).name}/")
+
+
+def refresh_readme(places: Places) -> None:
+    """Write today's status table into the README."""
+    table = status.as_markdown(status.claims(places))
+    write_text(places.readme, status.with_status(places.readme.read_text(), table))
+
+
+def _current(evidence: Evidence, scale: str) -> dict[str, Record]:
+    """Records of a scale, by key, that are just what the target plans."""
+    numerics = {(wanted.unit, wanted.seed): wanted.numerics for wanted in evidence.wanted if wanted.scale == scale}
+    mine = [record for record in evidence.records if record.scale == scale]
+    return {record.key: record for record in mine if record.numerics == numerics[record.unit, record.seed]}
+
+
+def _check(target: Target, scale: str, new: dict[str, Record], old: dict[str, Record]) -> None:
+    units = planned(target, scale)
+    lacking = [unit for unit in units if key(unit) not in new | old]
+    if lacking:
+        remedy = f"python -m repro {target.name} --scale {scale}"
+        raise ReproError(f"{target.name} {scale}: {len(lacking)} of {len(units)} units have no record; first {remedy}")
+    for record in new.values():
+        if record.dirty:
+            remedy = "commit and run it again with --force"
+            raise ReproError(f"{record.key} was made with uncommitted changes on {record.commit[:12]}; {remedy}")
+
+
+def _all(moved: dict[str, dict[str, Record]]) -> list[Record]:
+    return [record for records in moved.values() for record in records.values()]
+
+
+def _outdated(committed: Evidence, scales: list[str]) -> list[Record]:
+    kept = {key for scale in scales for key in _current(committed, scale)}
+    everything = [*committed.records, *committed.others]
+    return [record for record in everything if record.scale in scales and record.key not in kept]

@@ -1,0 +1,231 @@
+"""One request about targets: which units it means, running those that lack a record, and judging what is recorded."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from repro import datasets, hardware, progress, runner, targets
+from repro.errors import ReproError, UsageError, suggestion
+from repro.evidence.files import write_text
+from repro.evidence.preregistration import preregistered
+from repro.evidence.records import Evidence, Store
+from repro.places import PREREGISTRATION, Places, gather
+from repro.targets import Target, Unit, planned
+
+Say = Callable[[str], None]
+EVERY = "all"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a command asks of its targets; the names are those of its options."""
+
+    scale: str | None = None
+    seeds: int | None = None
+    workers: int | None = None
+    backend: str | None = None
+    device: str = "cpu"
+    data_root: Path | None = None
+    force: bool = False
+    limit: int | None = None
+    shard: tuple[int, int] = (1, 1)
+    changes: Mapping[str, str] = field(default_factory=dict)
+    debug: bool = False
+
+
+# --- what is meant -------------------------------------------------------------------------------------------------
+
+
+def named(words: Sequence[str], commands: Iterable[str] = ()) -> list[Target]:
+    """The targets that words name, each once, `all` standing for every one; raises `UsageError` for an unknown word."""
+    known = targets.names()
+    for word in words:
+        if word not in (*known, EVERY):
+            raise UsageError(f"no target or command {word!r}: {suggestion(word, (*known, EVERY, *commands))}")
+    names = [name for word in words for name in (known if word == EVERY else (word,))]
+    return [targets.get(name) for name in dict.fromkeys(names)]
+
+
+def check(asked: Sequence[Target], request: Request) -> None:
+    """Raise `UsageError` for a setting that none of the targets has, or a scale at which none that trains is built.
+
+    Raises `ReproError` where the backend or the device cannot serve.
+    """
+    trained = [target for target in asked if target.scales]
+    if request.scale and trained and not any(request.scale in target.scales for target in trained):
+        built = "; ".join(f"{target.name}: {', '.join(target.scales)}" for target in trained)
+        raise UsageError(f"scale {request.scale} is not built yet; there is {built}")
+    known = {key for target in asked for scale in _scales(target, request) for key in target.scales[scale]}
+    for key in request.changes:
+        if key not in known:
+            raise UsageError(f"no setting {key!r}: {suggestion(key, known) if known else 'nothing is trained here'}")
+    for target in asked:
+        units(target, request)
+    _check_device(request)
+
+
+def _scales(target: Target, request: Request) -> list[str]:
+    return [scale for scale in target.scales if request.scale in (None, scale)]
+
+
+def _check_device(request: Request) -> None:
+    kind, _, number = request.device.partition(":")
+    if kind not in ("cpu", "cuda") or not (number.isdigit() or request.device == kind):
+        raise UsageError(f"no device {request.device!r}: {suggestion(kind, ('cpu', 'cuda'))}")
+    if kind == "cuda":
+        import torch
+
+        if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
+            raise ReproError(f"no device {request.device} on this machine; leave out --device, or say --device cpu")
+    if request.backend:
+        import backends
+
+        try:
+            backends.get(request.backend, request.device)
+        except backends.UnknownNameError as error:
+            raise UsageError(str(error)) from error
+        except backends.BackendUnavailableError as error:
+            raise ReproError(str(error)) from error
+
+
+def units(target: Target, request: Request) -> list[Unit]:
+    """Units of every scale asked for, with the settings and number of seeds asked for."""
+    return [
+        unit
+        for scale in _scales(target, request)
+        for unit in planned(
+            target,
+            scale,
+            request.seeds,
+            {key: text for key, text in request.changes.items() if key in target.scales[scale]},
+        )
+    ]
+
+
+# --- running -------------------------------------------------------------------------------------------------------
+
+
+def outlook(target: Target, request: Request, places: Places) -> str:
+    """What `train` would do, in words."""
+    planned = _plan(target, request, places)
+    jobs = planned.todo[: request.limit]
+    head = f"{target.name} {request.scale or ''}".strip()
+    words = [f"{head}: {len(jobs)} units to run, {len(planned.skipped)} recorded"]
+    if jobs and target.needs:
+        words.append(f"  data: {', '.join(target.needs)}")
+    return "\n".join([*words, *(f"  {job.unit.name}, seed {job.unit.seed}" for job in jobs)])
+
+
+def train(target: Target, request: Request, places: Places, say: Say) -> int:
+    """Fetch the data and run the units that the scale asked for lacks; gives an exit code.
+
+    A failure is a line on `say`, and stops nothing else. Raises `OSError` where `places.out` cannot be written to.
+    """
+    planned = _plan(target, request, places)
+    if not planned.todo:
+        return 0
+    write_text(places.out / ".writable", "").unlink()
+    try:
+        for name in target.needs:
+            datasets.fetch(name, request.data_root, say)
+    except ReproError as error:
+        say(str(error))
+        return error.exit_code
+    report = runner.execute(planned, _setup(target, request, places), limit=request.limit, reporter=progress.reporter())
+    for unit, end in report.ended:
+        if end.how in ("failed", "busy"):
+            say(f"{progress.label(unit)}: {end.line}")
+        if end.trace and request.debug:
+            say(end.trace)
+    counts = {how: len(report.units(how)) for how in ("done", "recorded", "failed", "busy")}
+    counts["recorded"] += len(report.skipped)
+    counts["left"] = len(report.left)
+    say(f"{target.name} {request.scale}: {', '.join(f'{n} {how}' for how, n in counts.items() if n)}")
+    return report.exit_code
+
+
+def _plan(target: Target, request: Request, places: Places) -> runner.Plan:
+    asked = units(target, request) if request.scale else []
+    return runner.plan(target, asked, _setup(target, request, places), [places.committed(target)], request.shard)
+
+
+def _setup(target: Target, request: Request, places: Places) -> runner.Setup:
+    return runner.Setup(
+        out=places.out.absolute(),
+        device=request.device,
+        backend=request.backend,
+        data_root=datasets.root(request.data_root),
+        workers=request.workers or (len(hardware.cores()) if request.device == "cpu" else 1),
+        force=request.force,
+        preregistration=preregistered(PREREGISTRATION, target.name)[1],
+    )
+
+
+def report_damage(target: Target, places: Places, say: Say) -> None:
+    """A line for each record that cannot be used; running its scale makes it again."""
+    for store in (places.local, places.committed(target)):
+        for damaged in store.read(target.name)[1]:
+            say(f"{damaged}; not used, {target.name} --scale makes it again")
+
+
+# --- judging -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is recorded of a target, in the checkout and on this machine, and the files rendered from the latter."""
+
+    target: Target
+    committed: Evidence
+    local: Evidence
+    rendered: tuple[Path, ...]
+
+    def summary(self) -> str:
+        """Published, committed and local values side by side, as Markdown."""
+        return self.target.summary(self.committed, self.local)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every claim, judged on the committed records and on this machine's."""
+        return {
+            "target": self.target.name,
+            "committed": [asdict(row) for row in self.target.rows(self.committed)],
+            "local": [asdict(row) for row in self.target.rows(self.local)],
+            "rendered": [str(path) for path in self.rendered],
+        }
+
+
+def evaluate(target: Target, request: Request, places: Places) -> Evaluation:
+    """Judge what is recorded and render this machine's part of it to `places.out`."""
+    if request.backend:
+        os.environ["REPRO_BACKEND"] = request.backend
+    asked = units(target, request)
+    others = [
+        unit for scale in target.scales if scale not in _scales(target, request) for unit in planned(target, scale)
+    ]
+    local = gather(target, places.local, asked + others)
+    rendered = target.render(local, places.out)
+    return Evaluation(target, gather(target, places.committed(target)), local, tuple(rendered))
+
+
+def overview(target: Target, places: Places) -> dict[str, Any]:
+    """What `list` says of a target: what it needs, and how many planned units are recorded at each scale."""
+    return {
+        "target": target.name,
+        "title": target.title,
+        "needs": list(target.needs),
+        "scales": list(target.scales),
+        "committed": _recorded(target, places.committed(target)),
+        "this machine": _recorded(target, places.local),
+    }
+
+
+def _recorded(target: Target, store: Store) -> dict[str, str]:
+    evidence = gather(target, store)
+    planned = Counter(wanted.scale for wanted in evidence.wanted)
+    recorded = Counter(record.scale for record in evidence.records)
+    return {scale: f"{recorded[scale]}/{n}" for scale, n in planned.items() if recorded[scale]}

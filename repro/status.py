@@ -1,0 +1,258 @@
+"""Where every claim stands: roll-ups of the committed evidence, and the check that nothing of it has changed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from xml.etree import ElementTree
+
+from repro import targets
+from repro.errors import ReproError
+from repro.evidence.claims import SCALES, Rollup, Row, is_worse, rollup
+from repro.evidence.files import write_text
+from repro.evidence.render import csv_text, markdown_table, read_fingerprint
+from repro.places import Places, gather
+
+if TYPE_CHECKING:
+    from repro.targets import Target
+
+BEGIN, END = "<!-- status:begin -->", "<!-- status:end -->"
+PICTURES = {".png", ".svg"}
+RENDERED = PICTURES | {".csv", ".md"}
+HEADER = ("target", "evidence", "reduced scale", "verdicts", "states")
+
+
+def claims(places: Places) -> dict[str, list[Row]]:
+    """Every claim of the checkout's targets, judged on committed evidence alone."""
+    known = [targets.get(name) for name in places.targets]
+    return {target.name: list(target.rows(gather(target, places.committed(target)))) for target in known}
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+class Line(NamedTuple):
+    """Roll-up of one target at one scale; `print` is what follows from the printed numbers."""
+
+    target: str
+    scale: str
+    counts: Rollup
+
+    @property
+    def reduced(self) -> str:
+        """Says that the result is one of a reduced scale; empty for the print and the published set-up."""
+        return f"reduced scale: {self.scale}" if self.scale in ("smoke", "cpu", "gpu") else ""
+
+    def cells(self) -> tuple[str, ...]:
+        """The line as text, in the order of `HEADER`."""
+        verdicts = ", ".join(f"{n} {verdict or 'without a verdict'}" for verdict, n in self.counts.verdicts.items())
+        states = ", ".join(f"{n} {state}" for state, n in self.counts.states.items())
+        return self.target, self.scale or "none yet", self.reduced, verdicts, states
+
+
+def lines(judged: Mapping[str, Sequence[Row]]) -> list[Line]:
+    """A line for each target and scale, in order of the scale."""
+    return [
+        Line(name, scale, rollup(some))
+        for name, rows in judged.items()
+        for scale in SCALES
+        if (some := [row for row in rows if row.scale == scale])
+    ]
+
+
+def as_markdown(judged: Mapping[str, Sequence[Row]]) -> str:
+    """The status table in Markdown, as the README shows it."""
+    return markdown_table(HEADER, [line.cells() for line in lines(judged)])
+
+
+def as_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned by spaces.
+
+    >>> print(as_table(["a", "b"], [["table1", "x"], ["t", "y"]]))
+    a       b
+    table1  x
+    t       y
+    """
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows))
+
+
+def as_json(judged: Mapping[str, Sequence[Row]]) -> str:
+    """Roll-ups and every claim."""
+    summary = [
+        {"target": line.target, "scale": line.scale, "reduced_scale": bool(line.reduced), **asdict(line.counts)}
+        for line in lines(judged)
+    ]
+    return json.dumps(
+        {"targets": summary, "claims": [asdict(row) for rows in judged.values() for row in rows]}, indent=1
+    )
+
+
+# --- the check -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What tells one claim from another: the leading columns of the baseline."""
+
+    target: str
+    claim: str
+    kind: str
+    scale: str
+    row: str
+    column: str
+
+    @classmethod
+    def of(cls, row: Row) -> Claim:
+        """The identity of a judged row."""
+        return cls(row.target, row.claim, row.kind, row.scale, row.row, row.column)
+
+    def __str__(self) -> str:
+        return " ".join(filter(None, astuple(self)))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One difference between what is committed and what follows from it, with what to do; of a claim or a file."""
+
+    subject: Claim | str
+    line: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.line}"
+
+
+def check(places: Places, judged: Mapping[str, Sequence[Row]]) -> list[Problem]:
+    """Everything committed that does not follow from the committed records: renders, baseline, status in the README."""
+    return [
+        *(problem for name in judged for problem in _check_renders(places, targets.get(name))),
+        *_check_baseline(places, judged),
+        *_check_readme(places, judged),
+    ]
+
+
+def _check_renders(places: Places, target: Target) -> list[Problem]:
+    remedy = f"python -m repro accept {target.name}"
+    folder = places.renders(target)
+    with tempfile.TemporaryDirectory() as temporary:
+        target.render(gather(target, places.committed(target)), Path(temporary))
+        fresh = {path.name: path for path in Path(temporary).iterdir() if path.suffix in RENDERED}
+        kept = {path.name: path for path in folder.glob(f"{target.name}[._]*") if path.suffix in RENDERED}
+        problems = [(name, f"missing; {remedy}") for name in sorted(fresh.keys() - kept.keys())]
+        problems += [(name, "no longer rendered; delete it") for name in sorted(kept.keys() - fresh.keys())]
+        problems += [
+            (name, f"differs from what the committed records give; {remedy}")
+            for name in sorted(fresh.keys() & kept.keys())
+            if _identity(fresh[name]) != _identity(kept[name])
+        ]
+    return [Problem(f"{folder.name}/{name}", line) for name, line in problems]
+
+
+def _identity(path: Path) -> bytes | str | None:
+    return read_fingerprint(path) if path.suffix in PICTURES else path.read_bytes()
+
+
+def _check_baseline(places: Places, judged: Mapping[str, Sequence[Row]]) -> list[Problem]:
+    remedy = "python -m repro status --accept-baseline"
+    if not places.baseline.exists():
+        return [Problem(places.baseline.name, f"missing; {remedy}")]
+    before, now = read_baseline(places.baseline), standing(judged)
+    problems = [Problem(claim, f"new claim, not in the baseline; {remedy}") for claim in now.keys() - before.keys()]
+    problems += [Problem(claim, f"in the baseline, made no more; {remedy}") for claim in before.keys() - now.keys()]
+    for claim in now.keys() & before.keys():
+        if now[claim] != before[claim]:
+            change = f"was {_words(before[claim])}, is {_words(now[claim])}"
+            worse = is_worse(now[claim], before[claim])  # type: ignore[arg-type]
+            advice = "find out why" if worse else f"take it as the baseline: {remedy}"
+            problems.append(Problem(claim, f"{'worse' if worse else 'better'}: {change}; {advice}"))
+    return sorted(problems, key=str)
+
+
+def _words(standing: tuple[str, str]) -> str:
+    verdict, state = standing
+    return f"{verdict or 'without a verdict'} ({state})"
+
+
+def _check_readme(places: Places, judged: Mapping[str, Sequence[Row]]) -> list[Problem]:
+    text = places.readme.read_text()
+    if text != with_status(text, as_markdown(judged)):
+        return [Problem(places.readme.name, "its status table is not today's; python -m repro accept TARGET renews it")]
+    return []
+
+
+def with_status(text: str, table: str) -> str:
+    """A README with this status table between its two markers. Raises `ReproError` where it has none.
+
+    >>> with_status(f"# Title\\n{BEGIN}\\nold\\n{END}\\n", "new")
+    '# Title\\n<!-- status:begin -->\\nnew\\n<!-- status:end -->\\n'
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ReproError(f"README.md has no status table; add the lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n{table.strip()}\n{END}{after}"
+
+
+# --- the baseline --------------------------------------------------------------------------------------------------
+
+
+def standing(judged: Mapping[str, Sequence[Row]]) -> dict[Claim, tuple[str, str]]:
+    """Verdict and state of every claim."""
+    return {Claim.of(row): (row.verdict, row.state) for rows in judged.values() for row in rows}
+
+
+def read_baseline(path: Path) -> dict[Claim, tuple[str, str]]:
+    """Verdict and state of every claim as last accepted."""
+    with path.open(newline="") as file:
+        return {Claim(*fields[:6]): (fields[6], fields[7]) for fields in list(csv.reader(file))[1:]}
+
+
+def write_baseline(path: Path, judged: Mapping[str, Sequence[Row]]) -> None:
+    """Accept today's verdicts and states."""
+    header = [*Claim.__dataclass_fields__, "verdict", "state"]
+    write_text(path, csv_text(header, [[*astuple(claim), *stands] for claim, stands in standing(judged).items()]))
+
+
+# --- for other programs --------------------------------------------------------------------------------------------
+
+
+def as_junit(judged: Mapping[str, Sequence[Row]], problems: Sequence[Problem]) -> str:
+    """One test case per claim, failing where the check found it changed, and one per file with a problem."""
+    lines = {problem.subject: problem.line for problem in problems}
+    cases: dict[Claim | str, Row | None] = {Claim.of(row): row for rows in judged.values() for row in rows}
+    cases |= {subject: None for subject in lines if subject not in cases}
+    suite = ElementTree.Element("testsuite", name="claims", tests=str(len(cases)), failures=str(len(lines)))
+    for subject, row in cases.items():
+        target = subject.target if isinstance(subject, Claim) else "files"
+        case = ElementTree.SubElement(suite, "testcase", classname=target, name=str(subject))
+        if subject in lines:
+            ElementTree.SubElement(case, "failure", message=lines[subject])
+        elif row and row.state == "missing":
+            ElementTree.SubElement(case, "skipped", message=row.reason)
+    ElementTree.indent(suite)
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
+
+
+def as_github(judged: Mapping[str, Sequence[Row]], problems: Sequence[Problem]) -> str:
+    """Annotations, one per problem; the status table goes to the job's summary where a job has one."""
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    if summary:
+        with Path(summary).open("a") as file:
+            file.write("\n".join(["## Status", "", as_markdown(judged), *(f"- {problem}" for problem in problems), ""]))
+    return "\n".join(f"::error title=status::{str(problem).replace('%', '%25')}" for problem in problems)
+
+
+FORMATS: Mapping[str, Callable[[Mapping[str, Sequence[Row]], Sequence[Problem]], str]] = {
+    "table": lambda judged, problems: as_table(HEADER, [line.cells() for line in lines(judged)]),
+    "md": lambda judged, problems: as_markdown(judged),
+    "json": lambda judged, problems: as_json(judged),
+    "junit": as_junit,
+    "github": as_github,
+}
+"""How `status` can be shown."""
