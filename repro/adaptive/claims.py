@@ -1,0 +1,270 @@
+"""Every claim of Tables 1-4, judged: arithmetic of the print, patterns on print and ours, and each cell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Any
+
+from repro.adaptive import delta_b
+from repro.adaptive.methods import INDIVIDUAL, METHODS
+from repro.evidence.claims import (
+    STATES,
+    Contrast,
+    Judged,
+    Pattern,
+    Row,
+    State,
+    judge_arithmetic,
+    judge_number,
+    judge_print,
+    judge_seeds,
+)
+from repro.evidence.records import Evidence
+from repro.published import Printed, PublishedTable
+
+DELTA_B = "delta_b"
+BY_DEFINITION = {"dq8": frozenset({8})}
+"""Cells that are the Individual network's own: DQ (8 bit) at 8 bits is the individual 8-bit network."""
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What the printed numbers of one table say of each other."""
+
+    printed: PublishedTable
+
+    @cached_property
+    def compared(self) -> tuple[str, ...]:
+        """Methods other than Individual, whose own Delta_B of 100 is a definition and which takes no rank."""
+        return tuple(method for method in self.printed.methods if method != INDIVIDUAL)
+
+    @cached_property
+    def bounds(self) -> Mapping[str, tuple[Fraction, Fraction]]:
+        """The interval of Delta_B that each method's row allows."""
+        return {m: delta_b.derivable(self._cells(m), self._cells(INDIVIDUAL), _own(m)) for m in self.compared}
+
+    @cached_property
+    def judged(self) -> Mapping[str, Judged]:
+        """Whether each printed Delta_B follows from its row."""
+        return {m: judge_arithmetic(self.printed.delta_b(m), *self.bounds[m]) for m in self.compared}
+
+    @cached_property
+    def joint(self) -> delta_b.Joint:
+        """Whether all undisputed rows can hold together."""
+        rows = [(self.printed.delta_b(m), self._cells(m), _own(m)) for m in self.undisputed]
+        return delta_b.hold_together(rows, self._cells(INDIVIDUAL))
+
+    @cached_property
+    def undisputed(self) -> tuple[str, ...]:
+        """Methods whose printed Delta_B follows from their row."""
+        return tuple(method for method, judged in self.judged.items() if judged.verdict == "consistent")
+
+    def rows(self) -> list[Row]:
+        """Every arithmetic claim: derivability, the joint program, ranks, bold entries."""
+        rows = [self._follows(method) for method in self.compared]
+        rows += [self._together(), *map(self._rank, self.compared)]
+        return rows + [self._bold(method, column) for method, column in sorted(self.printed.bold)]
+
+    def _cells(self, method: str) -> dict[int, Printed]:
+        return {bits: self.printed.cell(method, bits) for bits in self.printed.bits}
+
+    def _row(self, claim: str, method: str, judged: Judged, published: object = "", reason: str = "") -> Row:
+        return Row(
+            target=self.printed.target,
+            claim=claim,
+            kind="arithmetic",
+            row=method,
+            column=DELTA_B,
+            published=str(published),
+            read_from=self.printed.read_from,
+            reason=reason,
+            **judged.columns(),  # type: ignore[arg-type]
+        )
+
+    def _follows(self, method: str) -> Row:
+        printed, judged = self.printed.delta_b(method), self.judged[method]
+        reason = ""
+        if judged.verdict == "disputed":
+            reason = (
+                f"not derivable by rounding from its row in the {self.printed.read_from}: nearest derivable value "
+                f"{judged.ours:.{printed.decimals}f}, gap {abs(judged.theta or 0):.{printed.decimals}f}"
+            )
+        return self._row("delta_b_follows", method, judged, printed, reason)
+
+    def _together(self) -> Row:
+        possible, slack = self.joint.possible, self.joint.slack
+        reason = f"{len(self.undisputed)} undisputed rows, one set of denominators: slack {slack:+.4f} points"
+        judged = Judged("consistent" if possible else "disputed", ours=round(slack, 6))
+        return self._row("rows_hold_together", INDIVIDUAL, judged, reason=reason)
+
+    def _rank(self, method: str) -> Row:
+        """The rank that the printed Delta_B gives (1 is best, equals share) against those that the cells allow."""
+        printed = {m: self.printed.delta_b(m).value for m in self.compared}
+        best = 1 + sum(low > self.bounds[method][1] for low, _ in self.bounds.values())
+        last = len(printed) - sum(high < self.bounds[method][0] for _, high in self.bounds.values())
+        first_equal = 1 + sum(value > printed[method] for value in printed.values())
+        last_equal = len(printed) - sum(value < printed[method] for value in printed.values())
+        agree = first_equal <= last and best <= last_equal
+        text = str(first_equal) if first_equal == last_equal else f"{first_equal}-{last_equal}"
+        judged = Judged("consistent" if agree else "disputed", low=best, high=last)
+        return self._row("rank_by_delta_b", method, judged, text, f"the accuracies allow ranks {best} to {last}")
+
+    def _bold(self, method: str, column: str) -> Row:
+        """Bold is for the best of a column, Individual left out."""
+        cells = {m: self.printed.cells[m, column] for m in self.compared}
+        best = max(cells, key=lambda m: cells[m].value)
+        right = cells[method].value == cells[best].value
+        judged = Judged("consistent" if right else "disputed", ours=float(cells[best]))
+        reason = "" if right else f"{METHODS[best].label} has {cells[best]}"
+        return self._row("bold_is_best", method, judged, cells[method], reason)
+
+
+def patterns(preregistered: Mapping[str, Any]) -> list[Pattern]:
+    """The patterns of a target's section of the preregistration.
+
+    >>> section = {"name": "p", "statement": "A beats B.", "contrasts": ["a@8 - b@8"], "relation": "above", "margin": 1}
+    >>> patterns({"patterns": [section]})[0].contrasts[0].terms
+    {('a', '8'): 1, ('b', '8'): -1}
+    """
+    return [
+        Pattern(
+            section["name"],
+            section["statement"],
+            tuple(
+                Contrast(text, _terms(text), section["relation"], section["margin"], section.get("offset", 0))
+                for text in section["contrasts"]
+            ),
+        )
+        for section in preregistered.get("patterns", ())
+    ]
+
+
+def _terms(text: str) -> dict[tuple[str, str], float]:
+    """Cells of a contrast `method@bits` or `method@bits - method@bits` with their coefficients."""
+    coefficients: dict[tuple[str, str], float] = {}
+    for sign, place in zip((1, -1), text.split(" - "), strict=False):
+        method, bits = place.split("@")
+        coefficients[method, bits] = sign
+    return coefficients
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Our runs at one scale, in the places of the printed table.
+
+    Attributes:
+        printed: the printed table.
+        evidence: records of one store.
+        scale: of `scales`, or empty where nothing is built.
+    """
+
+    printed: PublishedTable
+    evidence: Evidence
+    scale: str
+
+    def accuracy(self, method: str, bits: int) -> dict[int, float]:
+        """Accuracies in percent by seed."""
+        column = str(bits)
+        if self.scale in ("gpu", "paper"):
+            return self.evidence.best(self.scale, METHODS[method].unit(bits), column)
+        return self.evidence.values(self.scale, METHODS[method].unit(bits), column)
+
+    def delta_b(self, method: str) -> dict[int, float]:
+        """Our Delta_B, one value per seed; see `delta_b.ours`."""
+        row, individual = ({b: self.accuracy(m, b) for b in self.printed.bits} for m in (method, INDIVIDUAL))
+        return delta_b.ours(row, individual)
+
+    def state(self, *methods: str) -> tuple[State, str]:
+        """The worst state of the units that measure these methods, and its reason."""
+        found: list[tuple[State, str]] = [("ok", "")]
+        for method in methods:
+            if not self.scale or METHODS[method].recipe is None:
+                found.append(("missing", "not built yet"))
+            found += [self.evidence.state(self.scale, unit) for unit, _ in METHODS[method].units() if self.scale]
+        return max(found, key=lambda pair: STATES.index(pair[0]))
+
+    def rows(self) -> list[Row]:
+        """Every cell of the table, each Delta_B, and the patterns as far as they can be judged."""
+        rows = [
+            self._number("top1", method, str(bits), self.printed.cell(method, bits), self.accuracy(method, bits))
+            for method in self.printed.methods
+            for bits in self.printed.bits
+        ]
+        rows += [
+            self._number(DELTA_B, method, DELTA_B, self.printed.delta_b(method), self.delta_b(method))
+            for method in self.printed.methods
+            if method != INDIVIDUAL
+        ]
+        return rows + [self._pattern(pattern) for pattern in patterns(self.evidence.preregistered)]
+
+    def _number(self, claim: str, method: str, column: str, printed: Printed, ours: Mapping[int, float]) -> Row:
+        margin = self.evidence.preregistered["margins"][column]
+        judged = judge_number(printed, list(ours.values()), margin, self.scale) if ours else Judged("", margin=margin)
+        state, reason = self.state(method)
+        return Row(
+            target=self.printed.target,
+            claim=claim,
+            kind="number",
+            scale=self.scale,
+            row=method,
+            column=column,
+            published=str(printed),
+            read_from=self.printed.read_from,
+            state=state,
+            reason=reason,
+            **judged.columns(),  # type: ignore[arg-type]
+        )
+
+    def _pattern(self, pattern: Pattern) -> Row:
+        cells = {(m, str(b)): self.accuracy(m, b) for m in self.printed.methods for b in self.printed.bits}
+        methods = sorted({method for contrast in pattern.contrasts for method, _ in contrast.terms})
+        state, reason = self.state(*methods)
+        on_print = judge_print(pattern, printed_cells(self.printed))
+        return _pattern_row(self.printed, pattern, judge_seeds(pattern, cells), on_print, self.scale, state, reason)
+
+
+def printed_cells(printed: PublishedTable) -> dict[tuple[str, str], Printed]:
+    """The accuracies of a printed table by (method, bits)."""
+    return {(m, str(b)): printed.cell(m, b) for m in printed.methods for b in printed.bits}
+
+
+def _pattern_row(
+    printed: PublishedTable,
+    pattern: Pattern,
+    judged: Judged,
+    on_print: Judged,
+    scale: str,
+    state: State = "ok",
+    reason: str = "",
+) -> Row:
+    """`row` is the binding contrast, `published` its value in print."""
+    return Row(
+        target=printed.target,
+        claim=pattern.name,
+        kind="pattern",
+        scale=scale,
+        row=judged.contrast,
+        published=f"{on_print.theta:g}",
+        read_from=printed.read_from,
+        state=state,
+        reason=reason,
+        **judged.columns(),  # type: ignore[arg-type]
+    )
+
+
+def rows(printed: PublishedTable, evidence: Evidence, built: tuple[str, ...]) -> list[Row]:
+    """All rows of a table: what needs no run first, then each scale that has records (else the largest built one)."""
+    found = Arithmetic(printed).rows()
+    for pattern in patterns(evidence.preregistered):
+        judged = judge_print(pattern, printed_cells(printed))
+        found.append(_pattern_row(printed, pattern, judged, judged, "print"))
+    for scale in evidence.scales or built[-1:] or ("",):
+        found += Measured(printed, evidence, scale).rows()
+    return found
+
+
+def _own(method: str) -> frozenset[int]:
+    return BY_DEFINITION.get(method, frozenset())

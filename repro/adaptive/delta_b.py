@@ -1,0 +1,137 @@
+"""Delta_B, the relative accuracy of one network over bit-widths B: what its printed values allow, in exact arithmetic.
+
+    Delta_B = 100/|B| * sum over b of acc_b / acc_b(Individual)                      (paper B)
+
+A printed number stands for the closed interval of half a last digit each way.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from repro.published import Printed
+
+Cells = Mapping[int, Printed]
+"""Printed accuracies in percent by bit-width."""
+Runs = Mapping[int, Mapping[int, float]]
+"""Accuracies of ours in percent by bit-width, then by seed."""
+
+
+def derivable(row: Cells, individual: Cells, by_definition: frozenset[int] = frozenset()) -> tuple[Fraction, Fraction]:
+    """The closed interval of Delta_B that a printed row allows.
+
+        low  = 100/|B| * sum (a_b - h) / (i_b + h)
+        high = 100/|B| * sum (a_b + h) / (i_b - h)
+
+    Args:
+        row, individual: printed accuracies in percent by bit-width.
+        by_definition: bit-widths at which the cell is the Individual network's own and contributes exactly 100/|B|.
+
+    >>> from repro.published import table
+    >>> printed = table("table1")
+    >>> joint, individual = ({b: printed.cell(m, b) for b in printed.bits} for m in ("joint", "individual"))
+    >>> [round(float(bound), 3) for bound in derivable(joint, individual)]
+    [42.486, 42.636]
+    """
+    share = Fraction(100, len(individual))
+    low = high = Fraction(0)
+    for bits, base in individual.items():
+        if bits in by_definition:
+            low, high = low + share, high + share
+        else:
+            low += share * row[bits].low / base.high
+            high += share * row[bits].high / base.low
+    return low, high
+
+
+def ours(row: Runs, individual: Runs) -> dict[int, float]:
+    """Our Delta_B as one value per seed; their mean is Delta_B, their t interval that of the delta method.
+
+    Delta_B is the ratio of seed means, 100/|B| * sum mean(a_b) / mean(i_b). Seed s, shared by all cells, stands for
+
+        Delta_B + 100/|B| * sum [ (a_bs - mean(a_b)) / mean(i_b) - mean(a_b) (i_bs - mean(i_b)) / mean(i_b)^2 ]
+
+    Args:
+        row, individual: accuracies in percent by bit-width, then by seed.
+
+    Empty where no seed has every cell.
+
+    >>> ours({8: {0: 45.0, 1: 55.0}}, {8: {0: 90.0, 1: 90.0}})
+    {0: 50.0, 1: 61.111111111111114}
+    """
+    seeds = sorted(set.intersection(*(set(cells) for runs in (row, individual) for cells in runs.values())))
+    values = dict.fromkeys(seeds, 0.0)
+    share = 100 / len(individual)
+    for bits, base in individual.items() if seeds else ():
+        a, i = (statistics.fmean(cells[seed] for seed in seeds) for cells in (row[bits], base))
+        for seed in seeds:
+            values[seed] += share * (row[bits][seed] / i - a * (base[seed] - i) / i**2)
+    return values
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Whether several rows can hold together: they share their denominators.
+
+    `slack` is the largest amount in points by which every row's constraints can be met at once (negative: by which
+    they must be broken); `accuracies` are denominators that do it, checked in exact arithmetic where slack >= 0.
+    """
+
+    possible: bool
+    slack: float
+    accuracies: Mapping[int, float]
+
+
+def hold_together(rows: Sequence[tuple[Printed, Cells, frozenset[int]]], individual: Cells) -> Joint:
+    """Solve the linear program over the reciprocals u_b = 1/i_b that all `rows` share.
+
+    With u_b in [1/(i_b + h), 1/(i_b - h)], row m needs, for its printed D,
+
+        100/|B| * sum (a_b - h) u_b <= D + h      and      100/|B| * sum (a_b + h) u_b >= D - h
+
+    where a cell equal to Individual's by definition contributes 100/|B|. The common slack of these is maximised, and
+    a solution with slack >= 0 is checked with exact rationals.
+
+    Args:
+        rows: (printed Delta_B, printed accuracies, bit-widths at which the cell is Individual's own).
+        individual: printed accuracies of the denominators.
+    """
+    from scipy.optimize import linprog
+
+    widths = list(individual)
+    upper, bound = [], []
+    for low, high, least, largest in _constraints(rows, widths):
+        upper.append([float(c) for c in low] + [1.0])
+        bound.append(float(largest))
+        upper.append([-float(c) for c in high] + [1.0])
+        bound.append(-float(least))
+    box = [(float(1 / individual[b].high), float(1 / individual[b].low)) for b in widths]
+    solution = linprog([0.0] * len(widths) + [-1.0], A_ub=upper, b_ub=bound, bounds=[*box, (None, None)])
+    slack = float(solution.x[-1])
+    u = [
+        min(max(Fraction(float(x)), 1 / individual[b].high), 1 / individual[b].low)
+        for b, x in zip(widths, solution.x, strict=False)
+    ]
+    possible = all(
+        sum(c * x for c, x in zip(low, u, strict=True)) <= largest
+        and sum(c * x for c, x in zip(high, u, strict=True)) >= least
+        for low, high, least, largest in _constraints(rows, widths)
+    )
+    return Joint(possible, slack, {b: float(1 / x) for b, x in zip(widths, u, strict=True)})
+
+
+def _constraints(
+    rows: Sequence[tuple[Printed, Cells, frozenset[int]]], widths: Sequence[int]
+) -> list[tuple[list[Fraction], list[Fraction], Fraction, Fraction]]:
+    """For each row: coefficients of the least and of the largest sum, and the limits that the sums must meet."""
+    share = Fraction(100, len(widths))
+    constraints = []
+    for printed, cells, own in rows:
+        low = [Fraction(0) if b in own else share * cells[b].low for b in widths]
+        high = [Fraction(0) if b in own else share * cells[b].high for b in widths]
+        fixed = share * len(own)
+        constraints.append((low, high, printed.low - fixed, printed.high - fixed))
+    return constraints

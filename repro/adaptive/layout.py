@@ -1,0 +1,165 @@
+"""How a table is shown: as printed, with ours beneath each row, and what was found in words."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from repro.adaptive.claims import Arithmetic, Measured, patterns
+from repro.adaptive.methods import METHODS
+from repro.evidence.claims import Row
+from repro.evidence.records import Evidence
+from repro.evidence.render import markdown_table
+from repro.published import Printed, PublishedTable, read
+
+REDUCED = {
+    "smoke": "a few steps that prove the pipeline",
+    "cpu": "reduced network and epochs, real data",
+    "gpu": "the published network and data set, fewer epochs",
+    "paper": "the published set-up",
+}
+
+
+def page(title: str, printed: PublishedTable, sources: Mapping[str, Evidence], rows: Sequence[Row]) -> str:
+    """The Markdown page of a table: print and each source of runs row by row, then every claim.
+
+    Args:
+        printed: the published table.
+        sources: evidence by where it lies; the name heads its lines.
+        rows: all claims, judged on the evidence to be reported.
+    """
+    measured = [
+        (f"{name} {scale}".strip(), Measured(printed, evidence, scale))
+        for name, evidence in sources.items()
+        for scale in evidence.scales
+    ]
+    parts = [
+        f"# {title}\n\n",
+        f"{printed.source}, read from: {printed.read_from}. Top-1 accuracy in percent; "
+        "ours as mean over seeds with the standard deviation where there are several.\n\n",
+        _table(printed, measured),
+        *_scales(measured),
+        "\n## Does the print follow from itself?\n\n",
+        _arithmetic(printed),
+        *_third_party(printed),
+        *_patterns(rows, measured),
+    ]
+    return "".join(parts)
+
+
+def _table(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) -> str:
+    header = ["method", "", *(f"{bits} bit" for bits in printed.bits), "Delta_B"]
+    lines = []
+    for method in printed.methods:
+        cells = [_bold(printed, method, f"top1_{b}bit", printed.cell(method, b)) for b in printed.bits]
+        lines.append(
+            [METHODS[method].label, "published", *cells, _bold(printed, method, "delta_b", printed.delta_b(method))]
+        )
+        lines += [["", name, *_ours(printed, runs, method)] for name, runs in measured]
+    return markdown_table(header, lines, "ll" + "r" * (len(printed.bits) + 1))
+
+
+def _bold(printed: PublishedTable, method: str, column: str, cell: Printed) -> str:
+    return f"**{cell}**" if (method, column) in printed.bold else str(cell)
+
+
+def _ours(printed: PublishedTable, runs: Measured, method: str) -> list[str]:
+    state, reason = runs.state(method)
+    if METHODS[method].recipe is None:
+        return [f"{state} ({reason})", *[""] * len(printed.bits)]
+    seeds = [runs.accuracy(method, bits) for bits in printed.bits]
+    return [_mean(list(values.values())) for values in [*seeds, runs.delta_b(method)]]
+
+
+def _mean(values: Sequence[float]) -> str:
+    if not values:
+        return "–"
+    mean = f"{statistics.fmean(values):.1f}"
+    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+
+
+def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
+    """A line per source: what its scale means, its seeds and its settings."""
+    lines = []
+    for name, runs in measured:
+        records = [record for record in runs.evidence.records if record.scale == runs.scale]
+        settings = dict(sorted({k: v for record in records for k, v in record.settings.items()}.items()))
+        seeds = len({record.seed for record in records})
+        shown = ", ".join(f"{key} {value}" for key, value in settings.items())
+        lines.append(f"\n`{name}`: {REDUCED[runs.scale]}; {seeds} seed{'s' * (seeds > 1)}; {shown}.\n")
+    if lines and not any(runs.scale in ("gpu", "paper") for _, runs in measured):
+        lines.append("\nAt these scales a difference to the print is shown without a verdict.\n")
+    if not lines:
+        lines.append("\nNothing is recorded yet.\n")
+    return lines
+
+
+def _arithmetic(printed: PublishedTable) -> str:
+    """Each printed Delta_B against the interval that its row allows, and whether the undisputed ones go together."""
+    found = Arithmetic(printed)
+    header = ["method", "printed Delta_B", "derivable interval", "nearest derivable", "gap", "verdict"]
+    lines = []
+    for method in found.compared:
+        low, high = (float(bound) for bound in found.bounds[method])
+        judged, cell = found.judged[method], printed.delta_b(method)
+        disputed = judged.verdict == "disputed"
+        nearest = f"{judged.ours:.{cell.decimals}f}" if disputed else ""
+        gap = f"{judged.theta:+.{cell.decimals}f}" if disputed else ""
+        lines.append([METHODS[method].label, str(cell), f"{low:.3f} to {high:.3f}", nearest, gap, judged.verdict])
+    able = "can" if found.joint.possible else "cannot"
+    return markdown_table(header, lines, "lrrrrl") + (
+        f"\nDisputed means: not derivable by rounding from its row in the {printed.read_from}; the gap is "
+        f"printed minus nearest derivable. The {len(found.undisputed)} undisputed rows {able} hold together over "
+        f"one set of Individual accuracies (linear program, slack {found.joint.slack:+.4f} points).\n"
+    )
+
+
+def _third_party(printed: PublishedTable) -> list[str]:
+    """What other papers report for the same network and data, beside this table's cells."""
+    others = [
+        row for row in read("third_party") if (row["network"], row["dataset"]) == (printed.network, printed.dataset)
+    ]
+    if not others:
+        return []
+    header = ["method", "bits", "this table", "third party", "difference", "their setting", "source"]
+    lines = []
+    for row in others:
+        method, bits, theirs = str(row["method"]), int(str(row["bits_w"])), row["top1"]
+        assert isinstance(theirs, Printed)
+        here = printed.cell(method, bits) if method in printed.methods and bits in printed.bits else None
+        difference = f"{float(theirs.value - here.value):+.2f}" if here else ""
+        label = METHODS[method].label if method in METHODS else method.replace("_", " ")
+        lines.append(
+            [label, str(bits), str(here or ""), str(theirs), difference, str(row["setting"]), str(row["source"])]
+        )
+    return [
+        "\n## What third parties report\n\n",
+        markdown_table(header, lines, "lrrrrll"),
+        "\nThe same methods, network and data under other recipes: where the difference is many times the last digit, "
+        "the recipe decides more than the method does.\n",
+    ]
+
+
+def _patterns(rows: Sequence[Row], measured: Sequence[tuple[str, Measured]]) -> list[str]:
+    """Each pattern on the print and at every scale: the contrast that binds, its interval, the verdict."""
+    evidence = [runs.evidence for _, runs in measured]
+    statements = {p.name: p.statement for e in evidence[:1] for p in patterns(e.preregistered)}
+    judged = [row for row in rows if row.kind == "pattern"]
+    if not judged:
+        return []
+    header = ["pattern", "on", "binding contrast", "value", "95 % interval", "margin", "n", "verdict", "state"]
+    lines = [
+        [
+            statements.get(row.claim, row.claim) if row.scale == "print" else "",
+            row.scale,
+            row.row,
+            "" if row.ours is None else f"{row.ours:.2f}",
+            "" if row.low is None or row.high is None else f"{row.low:.2f} to {row.high:.2f}",
+            f"{row.margin:g}",
+            "" if row.n is None else str(row.n),
+            row.verdict,
+            row.state if row.state == "ok" else f"{row.state} ({row.reason})",
+        ]
+        for row in sorted(judged, key=lambda row: [r.claim for r in judged].index(row.claim))
+    ]
+    return ["\n## Patterns\n\n", markdown_table(header, lines, "lllrrrrll")]

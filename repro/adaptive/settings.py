@@ -1,0 +1,77 @@
+"""Named settings of Tables 1-4: what each means, its default, and which units it can change."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from repro.errors import UsageError
+from repro.targets import Scalar
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One named setting.
+
+    Attributes:
+        default: value where a scale says nothing else.
+        low, high: allowed range of a number, both ends included.
+        alternatives: what else is plausible; set for constants that the paper does not give (ours, marked (c)).
+    """
+
+    name: str
+    default: Scalar
+    low: float
+    high: float
+    meaning: str
+    alternatives: str = ""
+
+
+_ALL = (
+    Setting("width", 64, 1, 512, "channels of the first stage; 64 is the published network"),
+    Setting("stem_stride", 1, 1, 4, "stride of the first convolution; 1 is the published network"),
+    Setting("train_images", 50_000, 1, 50_000, "first training images used"),
+    Setting("test_images", 10_000, 1, 10_000, "first test images used"),
+    Setting("batch", 128, 1, 50_000, "images in a batch"),
+    Setting("momentum", 0.9, 0, 1, "SGD momentum"),
+    Setting("weight_decay", 5e-4, 0, 1, "of all parameters but clip levels", "1e-4"),
+    Setting("fp32_epochs", 200, 1, 1000, "epochs of the FP32 start"),
+    Setting("fp32_lr", 0.1, 0, 10, "peak learning rate of the FP32 start, cosine to 0"),
+    Setting("epochs", 200, 1, 1000, "quantized epochs per bit-width"),
+    Setting("lr", 0.05, 0, 10, "peak learning rate of quantized training, cosine to 0", ".1, .01"),
+    Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8, or a percentile"),
+    Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
+    Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0, 6e-2 at low bits"),
+    Setting("realign_in_graph", True, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "detach both"),
+    Setting("alpha_percentile", 99.9, 0, 100, "DQ (32 bit): clip level, of each activation", "100 (the maximum)"),
+    Setting("alpha_images", 1000, 1, 50_000, "DQ (32 bit): training images that set clip levels"),
+    Setting("bn_images", 10_000, 1, 50_000, "BN calibration: training images, unaugmented"),
+)
+SETTINGS = {setting.name: setting for setting in _ALL}
+START = ("width", "stem_stride", "train_images", "test_images", "batch", "momentum", "weight_decay", "fp32_epochs",
+         "fp32_lr")  # fmt: skip
+"""Settings that the FP32 start depends on."""
+TRAINED = ("epochs", "lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph")
+"""Settings of quantized training, beside those of its start."""
+PERCENTILE = ("alpha_percentile", "alpha_images")
+CALIBRATED = ("bn_images",)
+
+
+def scale(**changed: Scalar) -> dict[str, Scalar]:
+    """All settings of a scale: defaults but for those that it changes."""
+    return {name: setting.default for name, setting in SETTINGS.items()} | changed
+
+
+def check(settings: Mapping[str, Scalar]) -> None:
+    """Raise `UsageError`, naming the setting, its value and its range, for a value that cannot be used.
+
+    >>> check(scale(epochs=0))
+    Traceback (most recent call last):
+    repro.errors.UsageError: epochs=0: give a value from 1 to 1000
+    """
+    for name, value in settings.items():
+        setting = SETTINGS[name]
+        if not isinstance(value, int | float) or not setting.low <= value <= setting.high:
+            raise UsageError(f"{name}={value}: give a value from {setting.low:g} to {setting.high:g}")
+    if settings["batch"] > settings["train_images"]:  # type: ignore[operator]
+        raise UsageError(f"batch={settings['batch']}: give at most train_images={settings['train_images']}")

@@ -1,0 +1,93 @@
+"""The target that Tables 1-4 are declarations of: units from the table of methods, rows and renders from evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from repro.adaptive import claims, layout
+from repro.adaptive.methods import FLOAT, METHODS, Method
+from repro.adaptive.settings import CALIBRATED, PERCENTILE, START, TRAINED, check
+from repro.evidence.claims import Row
+from repro.evidence.files import write_text
+from repro.evidence.records import Evidence
+from repro.evidence.render import write_csv
+from repro.published import PublishedTable, table
+from repro.targets import Context, Outcome, Scalar, Unit
+
+NUMERICS = 1
+"""Raised by hand when the code changes what a unit computes."""
+
+
+@dataclass(frozen=True)
+class AdaptiveTable:
+    """One of Tables 1-4 as a target; see `repro.targets.Target`.
+
+    Attributes:
+        name: `table1` .. `table4`, which names its printed numbers too.
+        scales, seeds: what is built; both empty where nothing is trained yet.
+        needs: data sets that its units read.
+    """
+
+    name: str
+    title: str
+    scales: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    kind: str = "table"
+    artefact: str = "network.pt"
+    values_unit: str = "% top-1"
+
+    @cached_property
+    def published(self) -> PublishedTable:
+        return table(self.name)
+
+    def units(self, scale: str, seeds: int, settings: Mapping[str, Scalar]) -> list[Unit]:
+        check(settings)
+        return [unit for seed in range(seeds) for unit in self._units_of_seed(scale, seed, settings)]
+
+    def _units_of_seed(self, scale: str, seed: int, settings: Mapping[str, Scalar]) -> list[Unit]:
+        start = Unit(self.name, scale, FLOAT, seed, {name: settings[name] for name in START}, NUMERICS)
+        units = {FLOAT: start}
+        for method in METHODS.values():
+            for name, _ in method.units():
+                assert method.recipe is not None
+                own = {key: settings[key] for key in _own_settings(method)}
+                before = units[method.recipe.start]
+                units[name] = Unit(
+                    self.name, scale, name, seed, {**before.settings, **own}, NUMERICS, (before.name,)
+                )  # fmt: skip
+        return list(units.values())
+
+    def run(self, unit: Unit, context: Context) -> Outcome:
+        from repro.adaptive.experiment import run
+
+        return run(unit, context)
+
+    def rows(self, evidence: Evidence) -> list[Row]:
+        return claims.rows(self.published, evidence, tuple(self.scales))
+
+    def render(self, evidence: Evidence, folder: Path) -> list[Path]:
+        rows = self.rows(evidence)
+        csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
+        write_csv(rows, csv)
+        write_text(markdown, layout.page(self.title, self.published, {"": evidence}, rows))
+        return [csv, markdown]
+
+    def summary(self, committed: Evidence, local: Evidence) -> str:
+        sources = {"committed": committed, "this machine": local}
+        return layout.page(self.title, self.published, sources, self.rows(committed))
+
+
+def _own_settings(method: Method) -> tuple[str, ...]:
+    assert method.recipe is not None
+    own: tuple[str, ...] = ()
+    if method.recipe.trained:
+        own += TRAINED
+    if method.recipe.clip == "percentile":
+        own += PERCENTILE
+    if method.recipe.batch_norm == "calibrated":
+        own += CALIBRATED
+    return own

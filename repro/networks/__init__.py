@@ -1,0 +1,1 @@
+"""The networks of both papers, and how a float network becomes a quantized one."""

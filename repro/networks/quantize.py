@@ -1,0 +1,69 @@
+"""How a float network becomes a quantized one: layers are replaced under a rule, parameters stay where they were."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class QuantizedConv2d(nn.Conv2d):
+    """A convolution whose weight passes through a quantizer; it shares the parameters of the float one it replaces."""
+
+    def __init__(self, conv: nn.Conv2d, quantizer: nn.Module) -> None:
+        like: Any = conv  # its annotations are wider than those of the constructor
+        super().__init__(
+            like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, like.dilation,
+            like.groups, like.bias is not None, like.padding_mode, device="meta",
+        )  # fmt: skip
+        self.weight, self.bias = conv.weight, conv.bias
+        self.quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.quantizer(self.weight), self.bias)
+
+
+@dataclass(frozen=True)
+class LayerRule:
+    """Which layers become quantized, and by what.
+
+    Every convolution gets its own `weight()` and every ReLU is replaced by its own `activation()`, but for the modules
+    whose dotted name is in `keep`, which stay in full precision.
+    """
+
+    weight: Callable[[], nn.Module]
+    activation: Callable[[], nn.Module]
+    keep: frozenset[str] = frozenset()
+
+
+def quantize(network: nn.Module, rule: LayerRule) -> nn.Module:
+    """Replace layers of `network` in place under `rule`, and return it.
+
+    Raises `ValueError` when `rule.keep` names a module that the network does not have.
+
+    >>> from repro.quantizers import PACT, DoReFaWeight
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU())
+    >>> net = quantize(net, LayerRule(DoReFaWeight, PACT, keep=frozenset({"0"})))
+    >>> [type(module).__name__ for module in net]
+    ['Conv2d', 'PACT', 'QuantizedConv2d', 'PACT']
+    """
+    named = dict(network.named_modules())
+    if unknown := sorted(rule.keep - named.keys()):
+        raise ValueError(f"the rule keeps {unknown[0]!r}, which is no module of {type(network).__name__}")
+    for name, module in named.items():
+        if name in rule.keep:
+            continue
+        if isinstance(module, nn.Conv2d):
+            network.set_submodule(name, QuantizedConv2d(module, rule.weight()))
+        elif isinstance(module, nn.ReLU):
+            network.set_submodule(name, rule.activation())
+    return network
+
+
+def set_bits(network: nn.Module, bits: int | None) -> None:
+    """Switch every quantizer of `network` to `bits`, in place; None is full precision."""
+    for module in network.modules():
+        if hasattr(module, "bits"):
+            setattr(module, "bits", bits)  # noqa: B010 - a plain attribute, where torch's annotations expect a tensor

@@ -1,0 +1,5 @@
+"""Table 3 of paper B: ResNet18 on ImageNet. Its arithmetic is judged; training is not built yet."""
+
+from repro.adaptive.table import AdaptiveTable
+
+TARGET = AdaptiveTable(name="table3", title="Table 3: ResNet18 on ImageNet")

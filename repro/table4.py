@@ -1,0 +1,5 @@
+"""Table 4 of paper B: ResNet18, frames averaged, on Mini-Kinetics. Its arithmetic is judged; training is not built yet."""
+
+from repro.adaptive.table import AdaptiveTable
+
+TARGET = AdaptiveTable(name="table4", title="Table 4: ResNet18 with averaged frames on Mini-Kinetics")

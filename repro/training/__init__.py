@@ -1,0 +1,1 @@
+"""Training and evaluation of any network here: streams, batches, the loop and its checkpoints, BN calibration."""

@@ -1,0 +1,36 @@
+"""Which images a network classifies correctly, and batch-norm statistics re-estimated on data."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from repro.training.batches import Batches
+
+
+@torch.inference_mode()
+def correct(network: nn.Module, batches: Batches) -> np.ndarray:
+    """Whether the arg-max of the logits is the label, for each image in stored order: bool (N,)."""
+    network.eval()
+    hits = [(network(images).argmax(1) == labels).cpu().numpy() for images, labels in batches.plain()]
+    return np.concatenate(hits)
+
+
+def top1(hits: np.ndarray) -> float:
+    """Percentage of hits.
+
+    >>> top1(np.array([True, True, False, True]))
+    75.0
+    """
+    return 100.0 * float(hits.mean())
+
+
+def calibrate_batch_norm(network: nn.Module, batches: Batches, limit: int | None = None) -> None:
+    """Re-estimate every running mean and variance on the first `limit` training images, forward passes only.
+
+    The running statistics become the plain average of the batch statistics; no parameter changes.
+    """
+    update_bn((images for images, _ in batches.plain(limit)), network)
+    network.eval()

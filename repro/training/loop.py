@@ -1,0 +1,148 @@
+"""The training loop: cosine schedule, checkpoints that survive a kill, and a resume that ends with the same numbers."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from repro.training.batches import Batches
+from repro.training.evaluate import top1
+
+CHECKPOINT_SECONDS = 30.0
+
+Step = Callable[[Tensor, Tensor], float]
+"""Forward and backward passes of one batch (images, labels), gradients accumulated: the loss."""
+Evaluate = Callable[[], dict[str, np.ndarray]]
+"""Correctness of every test image, by column."""
+
+
+@dataclass
+class History:
+    """What a training has shown so far: a point of `curve` per epoch, correctness after the last and the best one.
+
+    `best` is the epoch with the largest sum of top-1 over the columns, the first such one.
+    """
+
+    curve: list[dict[str, float]] = field(default_factory=list)
+    last: dict[str, np.ndarray] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+
+    def add(self, loss: float, hits: dict[str, np.ndarray]) -> None:
+        scores = {column: top1(hit) for column, hit in hits.items()}
+        self.curve.append({"epoch": len(self.curve) + 1, "loss": round(loss, 6), **scores})
+        self.last = hits
+        if not self.best or sum(scores.values()) > sum(self.best.values()):
+            self.best = scores
+
+
+def cosine(step: int, steps: int) -> float:
+    """Learning-rate factor `(1 + cos(pi step / steps)) / 2`.
+
+    >>> cosine(0, 10), round(cosine(5, 10), 3), cosine(10, 10)
+    (1.0, 0.5, 0.0)
+    """
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def save(state: object, path: Path) -> None:
+    """`torch.save` that leaves the old file or the new one, never half of one."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def load(path: Path, device: str = "cpu") -> dict:
+    """The state that `save` wrote; nothing in the file is executed."""
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+class Training:
+    """A network in training: everything that a checkpoint holds.
+
+    Args:
+        network, optimizer: trained in place; the optimizer's learning rates are the peaks of a cosine schedule.
+        batches: training data; `seed` keys its order and augmentation.
+        epochs: length of the schedule.
+        checkpoint: file that the state is kept in; an existing one is resumed from.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Batches,
+        *,
+        seed: int,
+        epochs: int,
+        checkpoint: Path,
+    ) -> None:
+        self.network, self.optimizer, self.batches = network, optimizer, batches
+        self.seed, self.epochs, self.checkpoint = seed, epochs, checkpoint
+        self.step, self.loss_sum = 0, 0.0
+        self.history = History()
+        steps = epochs * len(batches)
+        self.schedule = LambdaLR(optimizer, lambda step: cosine(step, steps))
+        if checkpoint.exists():
+            self._restore(load(checkpoint, batches.device))
+
+    def run(self, train: Step, evaluate: Evaluate, progress: Callable[[int, int, str], None]) -> History:
+        """Train to the end, evaluating after each epoch. Killed at any point, a new run ends with the same numbers."""
+        length = len(self.batches)
+        saved = time.monotonic()
+        while (epoch := self.step // length) < self.epochs:
+            self.network.train()
+            for images, labels in self.batches.training(self.seed, epoch, self.step % length):
+                self.optimizer.zero_grad(set_to_none=True)
+                self.loss_sum += train(images, labels)
+                self.optimizer.step()
+                self.schedule.step()
+                self.step += 1
+                if self.step % length and time.monotonic() - saved > CHECKPOINT_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+                progress(self.step, self.epochs * length, self._note())
+            self.history.add(self.loss_sum / length, evaluate())
+            self.loss_sum = 0.0
+            self._save()
+            saved = time.monotonic()
+        return self.history
+
+    def _note(self) -> str:
+        if not self.history.curve:
+            return ""
+        scores = (f"{value:.1f}" for key, value in self.history.curve[-1].items() if key not in ("epoch", "loss"))
+        return f"epoch {len(self.history.curve)}: {' / '.join(scores)} %"
+
+    def _save(self) -> None:
+        history = self.history
+        state = {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "curve": history.curve,
+            "best": history.best,
+            "last": {column: torch.from_numpy(hits) for column, hits in history.last.items()},
+        }
+        save(state, self.checkpoint)
+
+    def _restore(self, state: dict) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.loss_sum = state["step"], state["loss_sum"]
+        last = {column: hits.numpy() for column, hits in state["last"].items()}
+        self.history = History(state["curve"], last, state["best"])

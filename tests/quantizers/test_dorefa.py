@@ -1,0 +1,85 @@
+"""DoReFa weights with nested codes: against a plain NumPy computation, and the degenerate cases."""
+
+import numpy as np
+import pytest
+import torch
+
+from repro.quantizers import DoReFaWeight
+
+WIDTHS = (8, 7, 6, 5, 4, 3, 2, 1)
+
+
+def codes(weight: np.ndarray, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Stored 8-bit codes and their prefixes, by integer arithmetic."""
+    squashed = np.tanh(weight)
+    stored = np.rint(255 * (squashed / (2 * np.abs(squashed).max()) + 0.5)).astype(np.int64)
+    return stored, (stored >> (8 - bits)) << (8 - bits)
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_equals_integer_truncation_with_the_mean_realigned(bits: int) -> None:
+    weight = np.random.default_rng(0).normal(0, 0.3, (16, 8, 3, 3))
+    stored, prefix = codes(weight, bits)
+    expected = 2 * (prefix / 255) * (stored.mean() / prefix.mean()) - 1
+    ours = DoReFaWeight(bits)(torch.from_numpy(weight).float())
+    np.testing.assert_allclose(ours.numpy(), expected, rtol=0, atol=4e-7)  # a few float32 roundings of values below 4
+    assert len(ours.unique()) <= 2**bits
+
+
+def test_mean_of_the_weights_is_the_same_at_every_bit_width() -> None:
+    weight = torch.from_numpy(np.random.default_rng(1).normal(0.02, 0.3, (64, 64))).float()
+    means = [DoReFaWeight(bits)(weight).mean().item() for bits in WIDTHS]
+    assert means == pytest.approx([means[0]] * len(means), abs=1e-5)
+
+
+def test_values_do_not_depend_on_the_scale_of_small_weights() -> None:
+    """No scale is restored: tanh is linear near 0, so a thousandth of a small weight quantizes to the same values."""
+    weight = torch.linspace(-0.01, 0.01, 101)
+    difference = DoReFaWeight(8)(weight) - DoReFaWeight(8)(weight / 1000)
+    assert difference.abs().max() <= 2 / 255 + 1e-6
+
+
+@pytest.mark.parametrize("bits", [8, 2])
+def test_all_zero_weights_give_zeros_and_finite_gradients(bits: int) -> None:
+    weight = torch.zeros(4, 4, requires_grad=True)
+    quantized = DoReFaWeight(bits)(weight)
+    quantized.sum().backward()
+    assert torch.equal(quantized, torch.zeros(4, 4))
+    assert torch.isfinite(weight.grad).all()
+
+
+def test_a_prefix_that_is_zero_everywhere_gives_zeros() -> None:
+    weight = torch.full((3,), -1.0, requires_grad=True)  # every stored code is 0
+    quantized = DoReFaWeight(2)(weight)
+    quantized.sum().backward()
+    assert torch.equal(quantized, torch.zeros(3))
+    assert torch.isfinite(weight.grad).all()
+
+
+def test_gradient_is_straight_through_rounding() -> None:
+    """With the realignment detached at 8 bits, w_q = 2 * 255 t / 255 - 1, so dw_q/dw = tanh'(w) / max|tanh w|."""
+    weight = torch.tensor([-0.7, -0.2, 0.1, 0.9], requires_grad=True)
+    DoReFaWeight(8, realign_in_graph=False)(weight).sum().backward()
+    squashed = weight.detach().tanh()
+    torch.testing.assert_close(weight.grad, (1 - squashed**2) / squashed.abs().max())
+
+
+def test_no_code_is_masked_at_low_bits() -> None:
+    """Truncation passes the gradient of every element, the extreme codes 0 and 255 included."""
+    weight = torch.linspace(-1, 1, 41, requires_grad=True)
+    DoReFaWeight(2, realign_in_graph=False)(weight).sum().backward()
+    assert (weight.grad > 0).all()
+
+
+def test_realignment_in_the_graph_is_another_gradient() -> None:
+    gradients = []
+    for in_graph in (True, False):
+        weight = torch.linspace(-1, 1.5, 40, requires_grad=True)
+        (DoReFaWeight(2, realign_in_graph=in_graph)(weight) ** 2).sum().backward()
+        gradients.append(weight.grad)
+    assert not torch.allclose(*gradients)
+
+
+def test_full_precision_is_the_weight_itself() -> None:
+    weight = torch.randn(3, generator=torch.Generator().manual_seed(0))
+    assert DoReFaWeight(None)(weight) is weight
