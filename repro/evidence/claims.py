@@ -173,8 +173,8 @@ def judge_arithmetic(printed: Printed, low: Fraction | None, high: Fraction | No
     `ours` is the value nearest to D, of as many decimals, that would be consistent; `theta` = D - `ours`.
     Raises `ClaimError` when `low` > `high`.
 
-    >>> judge_arithmetic(Printed("95.2", 1), Fraction("95.42"), Fraction("95.61"))[:3]
-    ('disputed', 95.4, -0.2)
+    >>> judge_arithmetic(Printed("1.2", 1), Fraction("1.42"), Fraction("1.61"))[:3]
+    ('disputed', 1.4, -0.2)
     """
     if low is not None and high is not None and low > high:
         raise ClaimError(f"the allowed interval is empty: {float(low)} to {float(high)}")
@@ -352,9 +352,9 @@ def judge_number(
     Where the print has no spread, `resolution` is h + t * s * sqrt(1 + 1/n): the smallest difference from a single
     printed run that can be told from chance. Raises `ValueError` for no seeds.
 
-    >>> judge_number(Printed("95.1", 1), [95.0, 95.1, 95.2], margin=.5, scale="gpu").verdict
+    >>> judge_number(Printed("2.0", 1), [1.9, 2.0, 2.1], margin=.5, scale="gpu").verdict
     'agrees'
-    >>> judge_number(Printed("95.1", 1), [95.0, 95.1, 95.2], margin=.5, scale="cpu").verdict
+    >>> judge_number(Printed("2.0", 1), [1.9, 2.0, 2.1], margin=.5, scale="cpu").verdict
     ''
     """
     estimate = ours if isinstance(ours, Interval) else t_interval(ours)
@@ -376,7 +376,7 @@ def judge_number(
 def equivalence_margin(printed: Iterable[Printed], at_least: float) -> float:
     """Margin M of a number claim: half the printed gap between winner and runner-up, but not less than `at_least`.
 
-    >>> equivalence_margin([Printed("97.3", 1), Printed("93.1", 1), Printed("95.8", 1)], at_least=.5)
+    >>> equivalence_margin([Printed("7.5", 1), Printed("3.5", 1), Printed("6.0", 1)], at_least=.5)
     0.75
     """
     runner_up, winner = sorted(cell.value for cell in printed)[-2:]

@@ -76,10 +76,10 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], align: 
     `align` has a letter per column: `l`, `r` or `c`; all `l` when empty. Bars in cells are escaped, line ends become
     blanks. Raises `ValueError` when a row or `align` has another length than the header.
 
-    >>> print(markdown_table(("method", "top-1"), [("joint", "26.7"), ("a|b", "8")], "lr"), end="")
+    >>> print(markdown_table(("method", "top-1"), [("joint", "12.5"), ("a|b", "8")], "lr"), end="")
     | method | top-1 |
     | :----- | ----: |
-    | joint  |  26.7 |
+    | joint  |  12.5 |
     | a\\|b   |     8 |
     """
     align = align or "l" * len(header)
@@ -140,7 +140,8 @@ def style() -> Iterator[None]:
 def save_figure(figure: Figure, stem: Path, fingerprint: str) -> list[Path]:
     """Write `<stem>.png` and `<stem>.svg` with the fingerprint inside, and no date or version. Raises `OSError`.
 
-    The layout is computed once, for both. The bytes depend on figure, fingerprint and matplotlib's version; across versions, compare fingerprints.
+    The layout is computed once, for both. The bytes depend on figure, fingerprint and matplotlib's version; across
+    versions, compare fingerprints.
     """
     with style():
         figure.draw_without_rendering()

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import zip_longest
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -26,10 +27,10 @@ class Printed:
     `decimals` is the number of digits after the point that the source gives. It is not less than the text shows,
     and more where the text leaves trailing zeros out.
 
-    >>> cell = Printed("95.1", decimals=1, unit="% top-1")
+    >>> cell = Printed("12.5", decimals=1, unit="% top-1")
     >>> cell.value, cell.h, cell.low, cell.high
-    (Fraction(951, 10), Fraction(1, 20), Fraction(1901, 20), Fraction(1903, 20))
-    >>> Printed("100", decimals=1).h
+    (Fraction(25, 2), Fraction(1, 20), Fraction(249, 20), Fraction(251, 20))
+    >>> Printed("12", decimals=1).h
     Fraction(1, 20)
     """
 
@@ -147,8 +148,8 @@ def read(name: str, folder: Path = FOLDER) -> list[dict[str, Cell]]:
     two rows have the same key; `OSError` when the file cannot be read.
 
     >>> row = read("figure4")[0]
-    >>> row["bits"], row["weight_scaler"], row["top1_mean"].value
-    (3, 'ste', Fraction(13159, 200))
+    >>> row["bits"], row["weight_scaler"], row["top1_mean"].h
+    (3, 'ste', Fraction(1, 2000))
     """
     declared = columns(name, folder)
     source = path(name, folder)
@@ -176,7 +177,7 @@ def _lines(source: Path, header: tuple[str, ...]) -> Iterator[tuple[int, list[st
             reader = csv.reader(file, strict=True)
             found = tuple(next(reader, ()))
             if found != header:
-                wrong = next((a for a, b in zip(header, (*found, *header), strict=False) if a != b), "?")
+                wrong = next(a or b for a, b in zip_longest(header, found) if a != b)
                 raise PublishedError(f"{source.name}, line 1, column {wrong}: the header is not {','.join(header)}")
             for cells in reader:
                 if len(cells) != len(header):

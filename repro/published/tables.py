@@ -41,8 +41,8 @@ def table(target: str) -> PublishedTable:
     >>> printed = table("table4")
     >>> printed.network, printed.dataset, printed.bits
     ('resnet18', 'mini_kinetics', (8, 6, 4, 2))
-    >>> printed.cell("coquant", 2).text, printed.delta_b("coquant").text, sorted(printed.bold)
-    ('55.5', '95.2', [('coquant', 'delta_b')])
+    >>> printed.cell("coquant", 2).unit, printed.delta_b("coquant").unit, sorted(printed.bold)
+    ('% top-1', '% of Individual', [('coquant', 'delta_b')])
     """
     rows = [row for row in read("tables") if row["target"] == target]
     if not rows:
