@@ -1,4 +1,4 @@
-"""Table 2 of paper B: MobileNetV2 on CIFAR-10. Its arithmetic is judged; training is not built yet."""
+"""Table 2 of paper B: MobileNetV2 on CIFAR-10. Its arithmetic is judged; it is not trained yet."""
 
 from repro.adaptive.table import AdaptiveTable
 

@@ -1,4 +1,4 @@
-"""Table 3 of paper B: ResNet18 on ImageNet. Its arithmetic is judged; training is not built yet."""
+"""Table 3 of paper B: ResNet18 on ImageNet. Its arithmetic is judged; it is not trained yet."""
 
 from repro.adaptive.table import AdaptiveTable
 

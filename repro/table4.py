@@ -1,4 +1,4 @@
-"""Table 4 of paper B: ResNet18, frames averaged, on Mini-Kinetics. Its arithmetic is judged; training is not built yet."""
+"""Table 4 of paper B: ResNet18, frames averaged, on Mini-Kinetics. Its arithmetic is judged; it is not trained yet."""
 
 from repro.adaptive.table import AdaptiveTable
 
