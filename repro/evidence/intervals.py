@@ -94,7 +94,8 @@ def equivalence_interval(
     else:
         a, b = sd**2 / n, published_sd**2 / published_n
         variance = a + b
-        welch = variance**2 / (a**2 / (n - 1) + b**2 / (published_n - 1)) if variance else math.inf
+        share = a / variance if variance else 0.0
+        welch = 1 / (share**2 / (n - 1) + (1 - share) ** 2 / (published_n - 1))
         df = min(welch, published_n - 1)
     half = h + (t_quantile(0.95, df) * math.sqrt(variance) if variance else 0.0)
     return Interval(difference, difference - half, difference + half, sd, n)
