@@ -76,8 +76,10 @@ def ours(row: Runs, individual: Runs) -> dict[int, float]:
 class Joint:
     """Whether several rows can hold together: they share their denominators.
 
-    `slack` is the largest amount in points by which every row's constraints can be met at once (negative: by which
-    they must be broken); `accuracies` are denominators that do it, checked in exact arithmetic where slack >= 0.
+    Attributes:
+        possible: shown by denominators that meet every constraint in exact arithmetic.
+        slack: the largest amount in points by which all constraints can be met at once (negative: broken at least).
+        accuracies: those denominators, in percent by bit-width.
     """
 
     possible: bool
@@ -93,7 +95,7 @@ def hold_together(rows: Sequence[tuple[Printed, Cells, frozenset[int]]], individ
         100/|B| * sum (a_b - h) u_b <= D + h      and      100/|B| * sum (a_b + h) u_b >= D - h
 
     where a cell equal to Individual's by definition contributes 100/|B|. The common slack of these is maximised, and
-    a solution with slack >= 0 is checked with exact rationals.
+    the solution is checked with exact rationals.
 
     Args:
         rows: (printed Delta_B, printed accuracies, bit-widths at which the cell is Individual's own).

@@ -1,0 +1,164 @@
+"""Claims of Tables 1-4: what is disputed, which patterns the print satisfies, and where every margin comes from."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from repro import targets
+from repro.adaptive.claims import Arithmetic, Measured, patterns, printed_cells, rows
+from repro.evidence.claims import equivalence_margin, judge_print
+from repro.evidence.preregistration import preregistered
+from repro.evidence.records import Evidence, Record, Store, pack
+from repro.places import PREREGISTRATION, gather
+from repro.published import PublishedTable, table
+from repro.targets import planned
+
+TABLES = ("table1", "table2", "table3", "table4")
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_every_delta_b_but_individuals_is_judged_by_an_independent_computation(name: str) -> None:
+    """The same rule in integers: tenths of a point, all bounds over one common denominator."""
+    printed = table(name)
+    found = {row.row: row.verdict for row in Arithmetic(printed).rows() if row.claim == "delta_b_follows"}
+    assert "individual" not in found
+    assert len(found) == 10
+    for method, verdict in found.items():
+        low = high = Fraction(0)
+        for bits in printed.bits:
+            a = round(float(printed.cell(method, bits)) * 10)
+            i = round(float(printed.cell("individual", bits)) * 10)
+            if method == "dq8" and bits == 8:
+                low, high = low + 25, high + 25
+                continue
+            low += Fraction(25 * (2 * a - 1), 2 * i + 1)
+            high += Fraction(25 * (2 * a + 1), 2 * i - 1)
+        d = round(float(printed.delta_b(method)) * 10)
+        derivable = Fraction(2 * d - 1, 20) <= high and low <= Fraction(2 * d + 1, 20)
+        assert verdict == ("consistent" if derivable else "disputed")
+
+
+def test_bold_and_ranks_as_the_captions_state_them() -> None:
+    """CoQuant is bold in all four tables; in Table 4 Bit-Mixer's Delta_B is higher."""
+    for name in TABLES:
+        found = {(row.claim, row.row): row for row in Arithmetic(table(name)).rows()}
+        bold, rank = found["bold_is_best", "coquant"], found["rank_by_delta_b", "coquant"]
+        assert bold.verdict == ("disputed" if name == "table4" else "consistent")
+        assert rank.published == ("2" if name == "table4" else "1")
+        assert ("rank_by_delta_b", "individual") not in found
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_print_satisfies_every_pattern_that_ships(name: str) -> None:
+    section, _ = preregistered(PREREGISTRATION, name)
+    for pattern in patterns(section):
+        assert judge_print(pattern, printed_cells(table(name))).verdict == "holds", pattern.name
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_margins_of_numbers_are_half_the_printed_gap_or_half_a_point(name: str) -> None:
+    printed = table(name)
+    others = [method for method in printed.methods if method != "individual"]
+    expected = {str(b): equivalence_margin([printed.cell(m, b) for m in others], 0.5) for b in printed.bits}
+    expected["delta_b"] = equivalence_margin([printed.delta_b(m) for m in others], 0.5)
+    assert preregistered(PREREGISTRATION, name)[0]["margins"] == expected
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_margins_of_patterns_come_from_the_print(name: str) -> None:
+    """`above`: half the smallest printed contrast; `within`: twice the largest."""
+    cells = printed_cells(table(name))
+    for pattern in patterns(preregistered(PREREGISTRATION, name)[0]):
+        values = [
+            sum(int(c) * cells[place].value for place, c in contrast.terms.items()) - Fraction(contrast.offset)
+            for contrast in pattern.contrasts
+        ]
+        above = pattern.contrasts[0].relation == "above"
+        margin = min(values) / 2 if above else 2 * max(map(abs, values))
+        assert pattern.contrasts[0].margin == float(margin), pattern.name
+
+
+def evidence(tmp_path, scale: str = "cpu", seeds: int = 3) -> Evidence:
+    """Made-up records of every unit of Table 1: Individual at 90, DQ rows at 10, 2-bit cells ten points lower."""
+    target, store = targets.get("table1"), Store(tmp_path)
+    hits = pack(np.zeros(8, bool))
+    for unit in planned(target, scale, seeds):
+        widths = ["8", "6", "4", "2"] if unit.name.startswith("dq") else [unit.name.rpartition("_")[2]]
+        base = 10.0 if unit.name == "dq32" else 90.0
+        values = {w: base + 0.1 * unit.seed - (10.0 if w == "2" and base > 10 else 0) for w in widths}
+        store.write(
+            Record(
+                target="table1", scale=scale, unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
+                numerics=unit.numerics, values=values, unit_of_values="% top-1", best=dict.fromkeys(values, 99.0),
+                correct=dict.fromkeys(values, hits), curve=[], backend="eager", device="cpu", threads=1, workers=1,
+                wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="", dirty=False,
+                started="2026-01-01T00:00:00+00:00", command="", preregistration="",
+            )
+        )  # fmt: skip
+    return gather(target, store)
+
+
+def find(evidence: Evidence, claim: str, row: str, column: str, scale: str = "cpu"):
+    printed: PublishedTable = table("table1")
+    (found,) = [
+        r
+        for r in rows(printed, evidence, ("smoke", "cpu"))
+        if (r.claim, r.row, r.column, r.scale) == (claim, row, column, scale)
+    ]
+    return found
+
+
+def test_a_cell_at_reduced_scale_has_a_difference_but_no_verdict(tmp_path) -> None:
+    row = find(evidence(tmp_path), "top1", "individual", "8")
+    assert (row.published, row.ours, row.n, row.verdict, row.state) == ("95.1", pytest.approx(90.1), 3, "", "ok")
+    assert row.low < 90.1 - 95.1 < row.high
+
+
+def test_our_delta_b_is_that_of_the_seed_means(tmp_path) -> None:
+    row = find(evidence(tmp_path), "delta_b", "dq32", "delta_b")
+    assert row.ours == pytest.approx(25 * 10.1 * (3 / 90.1 + 1 / 80.1))
+    assert find(evidence(tmp_path / "b"), "delta_b", "dq8", "delta_b").ours == pytest.approx(100)
+
+
+def test_a_method_that_is_not_built_is_missing_without_a_verdict(tmp_path) -> None:
+    for column in ("8", "6", "4", "2"):
+        row = find(evidence(tmp_path), "top1", "coquant", column)
+        assert (row.ours, row.verdict, row.state, row.reason) == (None, "", "missing", "not built yet")
+
+
+def test_fewer_seeds_than_planned_show_as_missing(tmp_path) -> None:
+    row = find(evidence(tmp_path, seeds=2), "top1", "individual", "8")
+    assert (row.n, row.state, row.reason) == (2, "missing", "compute: 2 of 3 seeds recorded")
+
+
+def test_patterns_are_judged_on_ours(tmp_path) -> None:
+    found = {r.claim: r for r in rows(table("table1"), evidence(tmp_path), ("cpu",)) if r.scale == "cpu"}
+    assert found["dq32_at_chance"].verdict == "holds"
+    assert found["bn_calibration_lifts_dq32"].verdict == "holds"
+    assert found["dq8_collapses_at_2"].verdict == "fails"  # ten points where the margin is 43.4
+    assert found["individual_loses_most_at_2"].verdict == "holds"
+
+
+def test_last_epoch_at_reduced_scale_and_the_papers_rule_at_full_scale(tmp_path) -> None:
+    kept = evidence(tmp_path)
+    assert Measured(table("table1"), kept, "cpu").accuracy("individual", 8)[0] == 90.0
+    moved = Evidence("table1", (), tuple(replace_scale(r) for r in kept.records))
+    assert Measured(table("table1"), moved, "paper").accuracy("individual", 8)[0] == 99.0
+
+
+def replace_scale(record: Record) -> Record:
+    from dataclasses import replace
+
+    return replace(record, scale="paper")
+
+
+def test_nothing_recorded_still_gives_every_row(tmp_path) -> None:
+    target = targets.get("table1")
+    found = target.rows(gather(target, Store(tmp_path)))
+    numbers = [r for r in found if r.kind == "number"]
+    assert len(numbers) == 11 * 4 + 10
+    assert {r.state for r in numbers} == {"missing"}
+    assert {r.verdict for r in numbers} == {""}
