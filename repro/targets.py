@@ -50,6 +50,7 @@ class Outcome:
     correct: Mapping[str, np.ndarray]
     curve: Sequence[Mapping[str, float]]
     images: int
+    """Images that went through the network, for the record's images per second."""
 
 
 @dataclass(frozen=True)
