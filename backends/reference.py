@@ -27,9 +27,13 @@ from backends.contract import (
 
 Array = np.ndarray
 
+_silent = np.errstate(invalid="ignore")
+"""NaN and infinity are ordinary input (Q6)."""
+
 _COMPUTE_DTYPE = {np.float16: np.float32, np.float32: np.float32, np.float64: np.float64}
 
 
+@_silent
 def codes(x: Any, step: Any, lower: Any, upper: Any, *, axis: int | None = None) -> Array:
     """`rint(clip(x, lower, upper) / step)`, half to even: int32, shape of x (Q1-Q3).
 
@@ -43,6 +47,7 @@ def codes(x: Any, step: Any, lower: Any, upper: Any, *, axis: int | None = None)
     return np.where(np.isnan(rounded), NAN_CODE, rounded).astype(np.int32)
 
 
+@_silent
 def forward(x: Any, step: Any, lower: Any, upper: Any, *, axis: int | None = None, out: Array | None = None) -> Array:
     """`rint(clip(x, lower, upper) / step) * step`: shape and dtype of x, written to `out` where given (Q1-Q6).
 
@@ -59,6 +64,7 @@ def forward(x: Any, step: Any, lower: Any, upper: Any, *, axis: int | None = Non
     return _deliver(np.rint(_position(x, step, lower, upper)) * step, array, out)
 
 
+@_silent
 def backward(
     grad: Any,
     x: Any,
@@ -142,8 +148,7 @@ def drawn_curve(name: str, error: Any, delta: float = 5e-3) -> Array:
 
 def _position(x: Array, step: Array, lower: Array, upper: Array) -> Array:
     """v = clip(x) / step: clip in real units, then a true division (Q1, Q3). NaN passes through both."""
-    with np.errstate(invalid="ignore"):  # a signalling NaN is as welcome as a quiet one
-        return np.minimum(np.maximum(x, lower), upper) / step
+    return np.minimum(np.maximum(x, lower), upper) / step
 
 
 def _multiplier(scaler: Scaler, g: Array, e: Array, noise: Any) -> Array:

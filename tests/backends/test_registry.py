@@ -1,0 +1,75 @@
+"""Choosing a backend: by name, by environment variable, or automatically; never another than the one named."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import backends
+from backends import BackendUnavailableError, UnknownNameError
+
+
+@pytest.fixture(autouse=True)
+def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize("name", ["reference", "eager"])
+def test_by_name(name: str) -> None:
+    assert backends.get(name).__name__ == f"backends.{name}"
+
+
+@pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu"), "cuda:0", "mps"])
+def test_automatic_choice(device: object) -> None:
+    assert backends.get(device=device).__name__ == "backends.eager"
+
+
+def test_environment_variable_decides_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "reference")
+    assert backends.get().__name__ == "backends.reference"
+    assert backends.get("eager").__name__ == "backends.eager"
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "")
+    assert backends.get().__name__ == "backends.eager"
+
+
+def test_unknown_name_raises_with_the_known_and_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown backend 'egaer': known are reference, eager, .*'eager'\?"):
+        backends.get("egaer")
+
+
+def test_unknown_name_in_the_environment_variable_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "numpy")
+    with pytest.raises(UnknownNameError, match=r"unknown backend in REPRO_BACKEND 'numpy': known are"):
+        backends.get()
+
+
+def test_a_named_backend_that_cannot_compute_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BackendUnavailableError, match="'reference' computes on the CPU, not on cuda:0"):
+        backends.get("reference", torch.device("cuda:0"))
+    monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "reference")
+    with pytest.raises(BackendUnavailableError, match="'reference' computes on the CPU"):
+        backends.get(device="cuda")
+
+
+def test_a_named_backend_that_is_not_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backends, "NAMES", (*backends.NAMES, "unbuilt"))
+    with pytest.raises(BackendUnavailableError, match="'unbuilt' is not built yet: ask for 'eager'"):
+        backends.get("unbuilt")
+
+
+@pytest.mark.parametrize("module", ["backends", "backends.contract", "backends.reference"])
+def test_imports_no_torch(module: str) -> None:
+    script = (
+        f"import sys, {module} as _; from backends import get, Scaler; "
+        "r = get('reference'); r.backward([1.0], [0.3], 0.5, -1.0, 1.0, scaler=Scaler('tanh')); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_import_of_the_package_loads_no_backend() -> None:
+    script = "import sys, backends; assert not {'backends.reference', 'backends.eager'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
