@@ -67,9 +67,7 @@ def test_check_axis_counts_from_zero() -> None:
     assert check_axis(None, (2, 3), step=()) is None
 
 
-GRADIENTS = Gradients(
-    x=None, step=np.array([1.0, 2.0]), lower=np.array([3.0, 4.0]), upper=torch.tensor([5.0, 6.0]).numpy()
-)
+GRADIENTS = Gradients(x=None, step=np.array([1.0, 2.0]), lower=np.array([3.0, 4.0]), upper=np.array([5.0, 6.0]))
 
 
 def test_G2_lsq_step() -> None:

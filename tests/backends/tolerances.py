@@ -32,8 +32,12 @@ DIFFERENCE_QUOTIENT = 1e-7
 """Relative, for central differences in float64 with an increment of 1e-6: the function is piecewise of second degree
 at most, so what is left is cancellation, 2**-53 / 1e-6, times the sum's size."""
 
-CHAIN_RULE_64 = 1e-12
-"""Relative, for the same gradient from two orders of evaluation in float64, over sums of about 1000 terms."""
+CHAIN_RULE_64 = 1e-14
+"""Times sum(|g * v|): the same sum of about 1000 terms from two orders of evaluation in float64. That is 90 unit
+roundoffs of the largest sum that can occur on the way, where pairwise addition makes some 10 and each term 4."""
+
+FORMULA_64 = 1e-15
+"""Relative, for one value by two formulas in float64: four operations and a function, some 9 unit roundoffs."""
 
 
 def multiplier(scaler: Scaler, s64: np.ndarray, v64: np.ndarray | float = 0.0) -> np.ndarray:
