@@ -1,0 +1,585 @@
+"""Records: what they hold, how they survive killed writers, and how damaged ones are found."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from repro.evidence import files
+from repro.evidence.canonical import digest
+from repro.evidence.preregistration import section_hash
+from repro.evidence.records import (
+    FORMAT,
+    PARTIAL,
+    Record,
+    RecordError,
+    Store,
+    StoreError,
+    Wanted,
+    collect,
+    load,
+    pack,
+    settings_hash,
+    unpack,
+)
+
+SETTINGS = {"width": 16, "lr": 0.1, "augment": True, "scheme": "dorefa", "clip": None}
+
+
+def record(**changes: Any) -> Record:
+    base: dict[str, Any] = {
+        "target": "table9",
+        "scale": "cpu",
+        "unit": "joint_w16+bn",
+        "seed": 3,
+        "settings": SETTINGS,
+        "numerics": 1,
+        "values": {"8": 90.25, "2": 41.0},
+        "unit_of_values": "% top-1",
+        "best": {"8": 90.5, "2": 40.0},
+        "correct": {"8": pack(np.arange(10_000) % 7 > 0)},
+        "curve": [{"epoch": 1, "loss": 2.25, "seconds": 9.5}],
+        "versions": {"python": "3.11.4"},
+    }
+    return Record(**(base | changes))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "records")
+
+
+# What a record holds
+
+
+def test_a_record_has_all_that_the_evidence_asks_for() -> None:
+    asked = (
+        "target unit seed scale settings values unit_of_values best correct curve backend device wall_seconds "
+        "images_per_second versions cpu gpu commit dirty numerics started command threads workers preregistration"
+    )
+    assert {field.name for field in fields(Record)} == set(asked.split())
+
+
+def test_the_key_is_target_scale_unit_seed_and_settings_hash() -> None:
+    assert record().key == f"table9/cpu/joint_w16+bn.3.{settings_hash(SETTINGS)}"
+
+
+@pytest.mark.parametrize("name", ["backend", "device", "threads", "workers"])
+def test_how_it_was_run_is_recorded_but_not_part_of_the_key(name: str) -> None:
+    other = record(**{name: 2 if name in ("threads", "workers") else "other"})
+    assert other.key == record().key
+    assert getattr(other, name) != getattr(record(), name)
+
+
+def test_every_setting_is_part_of_the_hash_but_not_their_order() -> None:
+    assert settings_hash(dict(reversed(SETTINGS.items()))) == settings_hash(SETTINGS)
+    for name in SETTINGS:
+        assert settings_hash(SETTINGS | {name: "other"}) != settings_hash(SETTINGS)
+        assert settings_hash({k: v for k, v in SETTINGS.items() if k != name}) != settings_hash(SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"target": "../up"}, "target: '../up' has characters other than"),
+        ({"unit": "a.b"}, "unit: 'a.b' has characters other than"),
+        ({"unit": ""}, "unit: '' has characters other than"),
+        ({"scale": "print"}, "scale: 'print' is none of smoke, cpu, gpu, paper"),
+        ({"seed": -1}, "seed: -1 is negative"),
+        ({"seed": 1.0}, "seed: expected int, got 1.0"),
+        ({"seed": True}, "seed: expected int, got True"),
+        ({"numerics": "1"}, "numerics: expected int, got '1'"),
+        ({"values": {}}, "values: empty"),
+        ({"values": {"8": float("nan")}}, "values['8']: expected a finite number, got nan"),
+        ({"values": {"8": "90"}}, "values['8']: expected a finite number, got '90'"),
+        ({"values": {8: 90.0}}, "values: a key is not text"),
+        ({"best": {"8": float("inf")}}, "best['8']: expected a finite number, got inf"),
+        ({"settings": {"lr": float("nan")}}, "settings['lr']: expected a finite number, got nan"),
+        ({"settings": {"lr": [1]}}, "settings['lr']: expected a finite number, got [1]"),
+        ({"settings": 3}, "settings: expected Mapping, got 3"),
+        ({"correct": {"8": "9:AA=="}}, "correct: 1 bytes do not hold '9' items"),
+        ({"versions": {"torch": 2}}, "versions['torch']: expected text, got 2"),
+        ({"curve": [3]}, "curve: expected numbers by name, got 3"),
+        ({"curve": [{"loss": "low"}]}, "curve: expected numbers by name"),
+        ({"dirty": 0}, "dirty: expected bool, got 0"),
+        ({"gpu": 1}, "gpu: expected str, got 1"),
+        ({"wall_seconds": "1"}, "wall_seconds: expected a finite number, got '1'"),
+    ],
+)
+def test_a_record_that_cannot_be_right_is_refused(changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(RecordError) as error:
+        record(**changes)
+    assert reason in str(error.value)
+
+
+def test_a_loss_that_diverged_is_kept_as_none(store: Store) -> None:
+    store.write(record(curve=[{"loss": float("nan")}, {"loss": float("inf"), "epoch": 2}]))
+    (found,), _ = store.read()
+    assert found.curve == [{"loss": None}, {"loss": None, "epoch": 2}]
+
+
+def test_the_outcome_leaves_out_time_and_place() -> None:
+    """What a killed and resumed run must share with an unbroken one."""
+    other = record(
+        wall_seconds=5.0, started="2024-01-01T00:00:00Z", command="other", commit="abc", device="cuda",
+        curve=[{"epoch": 1, "loss": 2.25, "seconds": 77.0}],
+    )  # fmt: skip
+    assert other.outcome() == record().outcome()
+    for changes in ({"values": {"8": 90.26}}, {"best": {}}, {"correct": {}}, {"curve": []}, {"settings": {}}):
+        assert record(**changes).outcome() != record().outcome()
+
+
+# Correctness bits
+
+
+@given(st.lists(st.booleans(), max_size=40))
+def test_correctness_of_each_item_survives_packing(correct: list[bool]) -> None:
+    found = unpack(pack(np.array(correct, bool)))
+    assert found.dtype == np.bool_
+    assert found.tolist() == correct
+
+
+def test_ten_thousand_items_take_less_than_two_kilobytes() -> None:
+    assert len(pack(np.ones(10_000, bool))) < 1_700
+
+
+@pytest.mark.parametrize("correct", [np.ones(3), np.ones((2, 2), bool), np.array(True)])
+def test_only_a_flat_array_of_bool_is_packed(correct: np.ndarray) -> None:
+    with pytest.raises(RecordError, match="expected a flat array of bool"):
+        pack(correct)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "5", "x:mA==", "-1:", "9:mA==", "5:mA", "5:m!A==", "5:mA==\n", "5:nA==", "²:mA=="]
+)
+def test_text_that_holds_no_bits_is_refused(text: str) -> None:
+    """The last but one sets a bit after the fifth item."""
+    with pytest.raises(RecordError, match=r"^correct: "):
+        unpack(text)
+
+
+# The store
+
+
+def test_what_is_written_is_read(store: Store) -> None:
+    path = store.write(record())
+    assert path == store.folder / f"{record().key}.json"
+    assert store.read() == ([record()], [])
+    assert load(path) == record()
+
+
+def test_equal_records_give_equal_bytes_that_diff_well(store: Store) -> None:
+    text = store.write(record()).read_text()
+    again = store.write(record(settings=dict(reversed(SETTINGS.items())))).read_text()
+    assert text == again
+    assert text.endswith("\n}\n")
+    assert text.isascii()
+    assert '\n  "lr": 0.1,\n' in text
+
+
+@given(st.dictionaries(st.text("ab", min_size=1), st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_values_are_read_back_bit_for_bit(values: dict[str, float]) -> None:
+    body = json.loads(json.dumps(asdict(record(values=values))))
+    assert {k: v.hex() for k, v in Record(**body).values.items()} == {k: v.hex() for k, v in values.items()}
+
+
+def test_writing_again_replaces(store: Store) -> None:
+    store.write(record())
+    store.write(record(values={"8": 1.0}))
+    (found,), damaged = store.read()
+    assert (found.values, damaged) == ({"8": 1.0}, [])
+
+
+def test_a_store_reads_one_target_or_all(store: Store) -> None:
+    records = [record(target=target, seed=seed) for target in ("a", "b") for seed in (0, 1)]
+    for one in records:
+        store.write(one)
+    assert store.read()[0] == records
+    assert store.read("b")[0] == records[2:]
+
+
+def test_an_absent_folder_is_an_empty_store(tmp_path: Path) -> None:
+    assert Store(tmp_path / "nowhere").read() == ([], [])
+
+
+def test_other_files_are_left_alone(store: Store) -> None:
+    path = store.write(record())
+    path.with_suffix(".md").write_text("note")
+    (store.folder / "README.json").write_text("{")
+    assert store.read() == ([record()], [])
+
+
+# Damage
+
+
+def spoil(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def sign(path: Path, **changes: Any) -> None:
+    """Change fields (`...`: leave out) as somebody would who knows how the SHA-256 is made."""
+    body = json.loads(path.read_text()) | changes
+    body = {name: value for name, value in body.items() if value is not ... and name != "sha256"}
+    path.write_text(json.dumps(body | {"sha256": digest(body)}))
+
+
+def reason(store: Store) -> str:
+    """Why the only record is not used: one line, with the file's name."""
+    records, (damaged,) = store.read()
+    assert records == []
+    assert "\n" not in str(damaged)
+    assert str(damaged).startswith(f"{damaged.path}: ")
+    return damaged.reason
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_a_truncated_record_is_reported_and_not_used(store: Store, share: float) -> None:
+    path = store.write(record())
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data)) - 2 if share else 0])
+    assert reason(store) == "truncated, or not JSON"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("90.25", "90.26"),
+        ('"seed": 3', '"seed": 4'),
+        ('"numerics": 1', '"numerics": 2'),
+        ('"sha256": "', '"sha256": "0'),
+    ],
+)
+def test_an_altered_record_is_reported_and_not_used(store: Store, old: str, new: str) -> None:
+    spoil(store.write(record()), old, new)
+    assert reason(store).startswith("altered: ")
+
+
+def test_blanks_and_line_ends_are_no_alteration(store: Store) -> None:
+    """A checkout on another system may change them."""
+    path = store.write(record())
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert store.read() == ([record()], [])
+
+
+def test_a_record_of_another_format_is_reported_and_not_used(store: Store) -> None:
+    sign(store.write(record()), format=FORMAT + 1)
+    assert reason(store) == f"record format {FORMAT + 1}; this version reads {FORMAT}"
+
+
+def test_a_record_under_anothers_name_is_reported_and_not_used(store: Store) -> None:
+    path = store.write(record())
+    path.rename(path.with_name(path.name.replace(".3.", ".4.")))
+    assert reason(store) == f"its content belongs to {record().key}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"values": ...}, "fields missing, unknown or of the wrong type: values"),
+        ({"colour": "red"}, "fields missing, unknown or of the wrong type: colour"),
+        ({"values": [1]}, "values: expected Mapping, got [1]"),
+        ({"seed": None}, "seed: expected int, got None"),
+        ({"scale": ["cpu"]}, "scale: ['cpu'] is none of smoke, cpu, gpu, paper"),
+        ({"curve": None}, "curve: expected Sequence, got None"),
+    ],
+)
+def test_a_signed_record_with_wrong_fields_is_reported_and_not_used(
+    store: Store, changes: dict[str, Any], expected: str
+) -> None:
+    sign(store.write(record()), **changes)
+    assert reason(store) == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"[]", "not a record"),
+        (b'{"a": 1}', "not a record"),
+        (b"\xff\xfe", "truncated, or not JSON"),
+        (b"[" * 100_000, "truncated, or not JSON"),
+        (b"1" * 5000, "truncated, or not JSON"),
+        (b'{"format": 1, "values": NaN}', "holds a number that is not finite"),
+    ],
+)
+def test_what_is_no_record_is_reported(store: Store, data: bytes, expected: str) -> None:
+    store.write(record()).write_bytes(data)
+    assert reason(store) == expected
+
+
+def test_one_damaged_record_does_not_hide_the_others(store: Store) -> None:
+    spoil(store.write(record()), "90.25", "90.26")
+    store.write(record(seed=4))
+    records, damaged = store.read()
+    assert records == [record(seed=4)]
+    assert len(damaged) == 1
+
+
+def test_a_record_that_cannot_be_opened_is_reported(store: Store) -> None:
+    path = store.write(record())
+    path.unlink()
+    path.symlink_to(path.parent / "nowhere")
+    assert reason(store) == "cannot be read: No such file or directory"
+
+
+# Writers that are killed, that race, that have no room
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from repro.evidence import records
+from tests.evidence.test_records import record
+
+def kill(file, path):
+    {before}
+    os.kill(os.getpid(), signal.SIGKILL)
+
+publish, records.publish = records.publish, kill
+records.Store(Path(sys.argv[1])).write(record(values={{"8": 2.0}}))
+"""
+WHEN = {
+    "nothing on the disk": "file.raw.truncate(0); file = None",
+    "half on the disk": "file.flush(); os.ftruncate(file.fileno(), 200)",
+    "all on the disk, without a name": "file.flush(); os.fsync(file.fileno())",
+    "named": "publish(file, path)",
+}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("when", WHEN)
+def test_a_writer_killed_at_any_point_leaves_the_old_record_or_the_new(store: Store, when: str) -> None:
+    store.write(record(values={"8": 1.0}))
+    code = KILLED.format(before=WHEN[when])
+    done = subprocess.run([sys.executable, "-c", code, str(store.folder)], cwd=ROOT, check=False)
+    assert done.returncode == -signal.SIGKILL
+    (found,), damaged = store.read()
+    assert (found.values, damaged) == ({"8": 2.0 if when == "named" else 1.0}, [])
+    store.write(record(values={"8": 3.0}))
+    assert store.read() == ([record(values={"8": 3.0})], [])
+    assert [path.name for path in store.folder.iterdir()] == ["table9"]
+
+
+BUSY = """
+import sys
+from itertools import count
+from pathlib import Path
+from repro.evidence.records import Store
+from tests.evidence.test_records import record
+
+store, seed = Store(Path(sys.argv[1])), int(sys.argv[2])
+for i in count():
+    store.write(record(seed=seed, values={"8": float(i)}))
+    print(i, flush=True)
+"""
+
+
+def busy(store: Store, seed: int) -> subprocess.Popen[str]:
+    """A process that writes one record again and again until it is killed; it has written when this returns."""
+    command = [sys.executable, "-c", BUSY, str(store.folder), str(seed)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "0\n"
+    return process
+
+
+def last(process: subprocess.Popen[str]) -> int:
+    """What a killed process last said that it had written."""
+    process.kill()
+    lines = process.communicate()[0].splitlines()
+    return int(lines[-1]) if lines else 0
+
+
+def test_a_writer_killed_at_random_leaves_what_it_wrote_last(store: Store) -> None:
+    for delay in (0.0, 0.003, 0.011, 0.02):
+        process = busy(store, seed=0)
+        time.sleep(delay)
+        said = last(process)
+        (found,), damaged = store.read()
+        assert damaged == []
+        assert found.values["8"] in (said, said + 1)
+
+
+def test_two_writers_at_once_lose_nothing(store: Store) -> None:
+    """Two processes and a reader: every read is whole, and each writer's last record is there at the end."""
+    writers = [busy(store, seed) for seed in (0, 1)]
+    until = time.monotonic() + 0.5
+    reads = 0
+    while time.monotonic() < until:
+        records, damaged = store.read()
+        assert damaged == []
+        assert len(records) == 2
+        reads += 1
+    said = [last(process) for process in writers]
+    found = [one.values["8"] for one in store.read()[0]]
+    assert reads > 1
+    for value, number in zip(found, said, strict=True):
+        assert number > 1
+        assert value in (number, number + 1)
+
+
+def test_a_folder_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError) as error:
+        Store(tmp_path / "file").write(record())
+    assert str(error.value).startswith(f"{tmp_path / 'file'}: cannot keep record {record().key}: ")
+    assert "\n" not in str(error.value)
+
+
+READ_ONLY = """
+import os, sys
+from pathlib import Path
+from repro.evidence.records import Store, StoreError
+from tests.evidence.test_records import record
+if os.geteuid() == 0:
+    os.seteuid(65534)  # root may write anywhere
+try:
+    Store(Path(sys.argv[1])).write(record())
+except StoreError as error:
+    print(error)
+"""
+
+
+def test_a_read_only_folder_is_named(store: Store) -> None:
+    store.folder.mkdir()
+    store.folder.chmod(0o555)
+    command = [sys.executable, "-c", READ_ONLY, str(store.folder)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said == f"{store.folder}: cannot keep record {record().key}: Permission denied\n"
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_record(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    store.write(record())
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(StoreError, match=r"cannot keep record table9/cpu/.*: No space left on device$"):
+        store.write(record(values={"8": 1.0}))
+    assert store.read() == ([record()], [])
+    assert not (store.folder / PARTIAL).exists()
+
+
+def test_a_record_that_cannot_be_right_never_reaches_the_disk(store: Store) -> None:
+    broken = record()
+    broken.values["8"] = float("nan")  # type: ignore[index]
+    with pytest.raises(RecordError, match="not finite"):
+        store.write(broken)
+    assert store.read() == ([], [])
+
+
+# Evidence
+
+
+def wanted(seed: int, **changes: Any) -> Wanted:
+    base = {"scale": "cpu", "unit": "u", "seed": seed, "settings_hash": settings_hash(SETTINGS), "numerics": 1}
+    return Wanted(**(base | changes))
+
+
+def of_unit(seed: int, **changes: Any) -> Record:
+    return record(**({"unit": "u", "seed": seed, "values": {"8": 90.0 + seed}} | changes))
+
+
+def test_evidence_takes_what_is_wanted_and_keeps_the_rest_apart(store: Store) -> None:
+    records = [of_unit(2), of_unit(0), of_unit(1, settings={"width": 8}), of_unit(0, target="table8")]
+    for one in records:
+        store.write(one)
+    found = collect("table9", [wanted(seed) for seed in (0, 1, 2)], store)
+    assert found.records == (of_unit(0), of_unit(2))
+    assert found.others == (of_unit(1, settings={"width": 8}),)
+    assert list(found.seeds("cpu", "u")) == [0, 2]
+    assert found.values("cpu", "u", "8") == {0: 90.0, 2: 92.0}
+    assert found.best("cpu", "u", "2") == {0: 40.0, 2: 40.0}
+    assert found.values("cpu", "u", "4") == found.values("gpu", "u", "8") == {}
+
+
+def test_scales_come_smallest_first(store: Store) -> None:
+    scales = ("paper", "smoke", "gpu")
+    for scale in scales:
+        store.write(of_unit(0, scale=scale))
+    found = collect("table9", [wanted(0, scale=scale) for scale in (*scales, "cpu")], store)
+    assert found.scales == ("smoke", "gpu", "paper")
+
+
+def test_ok_when_every_wanted_seed_is_recorded(store: Store) -> None:
+    store.write(of_unit(0))
+    store.write(of_unit(1))
+    store.write(of_unit(0, settings={"width": 8}))
+    assert collect("table9", [wanted(0), wanted(1)], store).state("cpu", "u") == ("ok", "")
+
+
+def test_missing_says_how_many_are_there(store: Store) -> None:
+    store.write(of_unit(1))
+    found = collect("table9", [wanted(seed) for seed in (0, 1, 2)], store)
+    assert found.state("cpu", "u") == ("missing", "compute: 1 of 3 seeds recorded")
+    assert found.state("cpu", "v")[0] == "missing"
+    assert found.state("cpu", "v")[1].startswith("not built")
+
+
+def test_stale_follows_the_version_of_the_numerics_and_not_the_commit(store: Store) -> None:
+    store.write(of_unit(0, commit="old"))
+    assert collect("table9", [wanted(0)], store).state("cpu", "u") == ("ok", "")
+    found = collect("table9", [wanted(0, numerics=2)], store)
+    assert found.state("cpu", "u") == ("stale", "recorded at numerics 1, now 2")
+    assert found.values("cpu", "u", "8") == {0: 90.0}
+
+
+def test_stale_when_recorded_with_other_settings(store: Store) -> None:
+    other = of_unit(0, settings={"width": 8})
+    store.write(other)
+    found = collect("table9", [wanted(0)], store)
+    assert found.state("cpu", "u") == ("stale", f"seed 0 was recorded with other settings ({other.settings_hash})")
+    assert found.values("cpu", "u", "8") == {}
+
+
+def test_error_when_a_wanted_record_is_damaged(store: Store) -> None:
+    path = store.write(of_unit(0))
+    store.write(of_unit(1))
+    spoil(path, "90.0", "91.0")
+    found = collect("table9", [wanted(0), wanted(1), wanted(2)], store)
+    state, why = found.state("cpu", "u")
+    assert state == "error"
+    assert why.startswith(f"{path.name}: altered")
+    assert [damaged.path for damaged in found.damaged] == [path]
+    assert collect("table9", [wanted(1)], store).state("cpu", "u") == ("ok", "")
+
+
+def test_a_plan_changed_after_the_run_shows(store: Store) -> None:
+    plan = {"study": "exploratory", "margins": {"8": 0.5}}
+    store.write(of_unit(0, preregistration=section_hash(plan)))
+    assert collect("table9", [wanted(0)], store, plan).unregistered == ()
+    moved = plan | {"margins": {"8": 5.0}}
+    assert collect("table9", [wanted(0)], store, moved).unregistered == (
+        replace(of_unit(0), preregistration=section_hash(plan)),
+    )
+
+
+def test_two_stores_stay_apart(tmp_path: Path) -> None:
+    committed, local = Store(tmp_path / "committed"), Store(tmp_path / "local")
+    committed.write(of_unit(0, values={"8": 1.0}))
+    local.write(of_unit(0, values={"8": 2.0}))
+    found = [collect("table9", [wanted(0)], store).values("cpu", "u", "8") for store in (committed, local)]
+    assert found == [{0: 1.0}, {0: 2.0}]
+
+
+def test_loading_executes_nothing(store: Store, tmp_path: Path) -> None:
+    """JSON only: a file that Python could run, or unpickle, is just damaged."""
+    path = store.write(record())
+    path.write_text(f"__import__('os').system('touch {tmp_path}/ran')")
+    assert reason(store) == "truncated, or not JSON"
+    path.write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    assert reason(store) == "truncated, or not JSON"
+    assert not (tmp_path / "ran").exists()
+    assert os.listdir(tmp_path) == ["records"]
