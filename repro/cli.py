@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,11 +24,10 @@ AT_LEAST_ONE = click.IntRange(min=1)
 PATH = click.Path(path_type=Path)
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str], places: Places | None = None) -> int:
     """Run one command; gives its exit code. Every error is one line on stderr, with a traceback after `--debug`."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        code = cli.main(list(arguments), prog_name=COMMAND, standalone_mode=False)
+        code = cli.main(list(arguments), prog_name=COMMAND, standalone_mode=False, obj=places or Places())
         sys.stdout.flush()
         return code or 0
     except click.ClickException as error:
@@ -76,7 +74,6 @@ class Suite(click.Group):
 @click.pass_context
 def cli(ctx: click.Context) -> None:
     """Do the published numbers hold? Every table and figure, judged and run again."""
-    ctx.ensure_object(Places)
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 

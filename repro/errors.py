@@ -50,5 +50,6 @@ def explain(error: BaseException) -> tuple[int, str]:
         system = error if error.errno else error.__cause__
         if isinstance(system, OSError) and system.errno in FULL | FORBIDDEN:
             what = line if error is not system else f"{error.filename or 'output'}: {error.strerror}"
-            return ReproError.exit_code, f"{what}; free some space, or choose another folder (--out, --data-root)"
+            remedy = "free some space, or " if system.errno in FULL else ""
+            return ReproError.exit_code, f"{what}; {remedy}choose another folder (--out, --data-root)"
     return INTERNAL, f"internal error, {type(error).__name__}: {line}; run again with --debug to see where"

@@ -124,28 +124,24 @@ def outlook(target: Target, request: Request, places: Places) -> str:
 def train(target: Target, request: Request, places: Places, say: Say) -> int:
     """Fetch the data and run the units that the scale asked for lacks; gives an exit code.
 
-    A failure is a line on `say`, and stops nothing else. Raises `OSError` where `places.out` cannot be written to.
+    A failure is a line, and stops nothing else. Raises `OSError` where `places.out` cannot be written to.
     """
-    planned = _plan(target, request, places)
-    if not planned.todo:
+    if not request.scale:
         return 0
-    write_text(places.out / ".writable", "").unlink()
-    try:
-        for name in target.needs:
-            datasets.fetch(name, request.data_root, say)
-    except ReproError as error:
-        say(str(error))
-        return error.exit_code
+    planned = _plan(target, request, places)
+    if planned.todo:
+        write_text(places.out / ".writable", "").unlink()
+        try:
+            for name in target.needs:
+                datasets.fetch(name, request.data_root, say)
+        except ReproError as error:
+            say(f"{target.name}: {error}")
+            return error.exit_code
     report = runner.execute(planned, _setup(target, request, places), limit=request.limit, reporter=progress.reporter())
-    for unit, end in report.ended:
-        if end.how in ("failed", "busy"):
-            say(f"{progress.label(unit)}: {end.line}")
-        if end.trace and request.debug:
-            say(end.trace)
-    counts = {how: len(report.units(how)) for how in ("done", "recorded", "failed", "busy")}
-    counts["recorded"] += len(report.skipped)
-    counts["left"] = len(report.left)
-    say(f"{target.name} {request.scale}: {', '.join(f'{n} {how}' for how, n in counts.items() if n)}")
+    if request.debug:
+        for trace in filter(None, (end.trace for _, end in report.ended)):
+            say(trace)
+    say(f"{target.name} {request.scale}: {report}")
     return report.exit_code
 
 

@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing import resource_tracker
@@ -20,6 +21,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Literal
 
+import backends
 from repro import hardware, targets
 from repro.errors import INTERNAL, explain
 from repro.evidence.files import write_text
@@ -29,7 +31,7 @@ from repro.targets import Context, Outcome, Target, Unit
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 SECONDS_BETWEEN_MESSAGES = 0.2
-SECONDS_BETWEEN_NOTES = 10.0
+SECONDS_BETWEEN_NOTES = 3.0
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,12 @@ class Report:
         """0 when nothing failed, else the code of the worst failure."""
         return max((end.code for _, end in self.ended), default=0)
 
+    def __str__(self) -> str:
+        counts = {how: len(self.units(how)) for how in ("done", "recorded", "failed", "busy")}
+        counts["recorded"] += len(self.skipped)
+        counts["left"] = len(self.left)
+        return ", ".join(f"{n} {how}" for how, n in counts.items() if n) or "nothing to run"
+
 
 def run_units(
     target: Target,
@@ -175,13 +183,15 @@ def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: 
     A unit that fails does not stop the others. An interrupt ends the processes; a unit that was running goes on from
     its last checkpoint when the same command is given again.
     """
+    if not planned.todo:
+        return Report(planned.skipped)
     waiting = list(planned.todo[:limit])
     unfinished = {(job.unit.name, job.unit.seed) for job in waiting}
     ended: list[tuple[Unit, Ended]] = []
     running: dict[Connection, tuple[_Worker, Job]] = {}
     reporter = reporter or Lines()
     reporter.begin(len(waiting))
-    with _pool(min(setup.workers, len(waiting)), setup) as idle:
+    with closing(reporter), _pool(min(setup.workers, len(waiting)), setup) as idle:
         while True:
             for job in [job for job in waiting if not unfinished & _required(job.unit)][: len(idle)]:
                 waiting.remove(job)
@@ -203,7 +213,6 @@ def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: 
                 reporter.ended(job.unit, message.line)
                 if message.how in ("done", "recorded"):
                     unfinished.discard((job.unit.name, job.unit.seed))
-    reporter.close()
     gone = {(unit.name, unit.seed) for unit, _ in ended}
     left = tuple(job.unit for job in planned.todo if (job.unit.name, job.unit.seed) not in gone)
     return Report(planned.skipped, tuple(ended), left)
@@ -350,7 +359,7 @@ def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, started:
         best=dict(outcome.best),
         correct={column: pack(correct) for column, correct in outcome.correct.items()},
         curve=[dict(point) for point in outcome.curve],
-        backend=setup.backend or "auto",
+        backend=_backend(setup),
         device=setup.device,
         threads=1,
         workers=setup.workers,
@@ -360,6 +369,13 @@ def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, started:
         preregistration=setup.preregistration,
         **setup.provenance,
     )
+
+
+def _backend(setup: Setup) -> str | None:
+    """Name of the backend that was asked for or chosen automatically; None where the unit loaded no torch at all."""
+    if setup.backend or "torch" not in sys.modules:
+        return setup.backend
+    return backends.get(None, setup.device).__name__.split(".")[1]  # type: ignore[attr-defined]
 
 
 # --- the folder of a unit ------------------------------------------------------------------------------------------

@@ -181,9 +181,12 @@ def _words(standing: tuple[str, str]) -> str:
 
 def _check_readme(places: Places, judged: Mapping[str, Sequence[Row]]) -> list[Problem]:
     text = places.readme.read_text()
-    if text != with_status(text, as_markdown(judged)):
-        return [Problem(places.readme.name, "its status table is not today's; python -m repro accept TARGET renews it")]
-    return []
+    try:
+        new = with_status(text, as_markdown(judged))
+    except ReproError as error:
+        return [Problem(places.readme.name, str(error))]
+    remedy = "its status table is not today's; python -m repro accept TARGET renews it"
+    return [Problem(places.readme.name, remedy)] if new != text else []
 
 
 def with_status(text: str, table: str) -> str:
@@ -195,7 +198,7 @@ def with_status(text: str, table: str) -> str:
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ReproError(f"README.md has no status table; add the lines {BEGIN} and {END}")
+        raise ReproError(f"no status table in it; add the lines {BEGIN} and {END}")
     return f"{before}{BEGIN}\n{table.strip()}\n{END}{after}"
 
 

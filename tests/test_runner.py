@@ -150,7 +150,7 @@ def test_seconds_of_all_resumptions_are_counted(target: Target, setup: Setup) ->
     clock.save()
     run_units(target, units(target), setup, limit=1)
     (record,), _ = setup.store.read()
-    assert record.wall_seconds > 100
+    assert record.wall_seconds >= 100
 
 
 def _folder(setup: Setup, unit: Unit) -> Path:

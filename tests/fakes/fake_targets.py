@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,16 +104,11 @@ def count(unit: Unit, context: Context) -> int:
     steps = int(unit.settings["steps"] or 0)
     for step in range(done, steps):
         time.sleep(float(unit.settings["seconds"] or 0))
+        write_text(checkpoint, str(step + 1))
         with (context.folder.parent / "log").open("a") as log:
             log.write(f"{unit.name} {unit.seed} {step}\n")
-        write_text(checkpoint, str(step + 1))
         context.progress(step + 1, steps, "counting")
     return steps
-
-
-def names(units: Sequence[Unit]) -> list[str]:
-    """Names with seeds, for comparisons."""
-    return [f"{unit.name}.{unit.seed}" for unit in units]
 
 
 COUNTING = Counting()

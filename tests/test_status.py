@@ -1,0 +1,185 @@
+"""What is accepted, what the status says of it, and that the check notices every difference."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from repro import status, targets
+from repro.accept import accept
+from repro.cli import main
+from repro.errors import ReproError
+from repro.places import Places
+from repro.runner import Setup, run_units
+from repro.targets import Target, planned
+
+pytestmark = pytest.mark.usefixtures("fakes")
+CLEAN = {"commit": "c0ffee", "dirty": False, "command": "test", "versions": {}, "cpu": "abacus", "gpu": None}
+
+
+@pytest.fixture
+def target(fakes: None) -> Target:
+    return targets.get("counting")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """A checkout that keeps one target's evidence, with nothing accepted yet."""
+    (tmp_path / "README.md").write_text(f"# Title\n{status.BEGIN}\n{status.END}\nText.\n")
+    return Places(root=tmp_path, out=tmp_path / "runs", targets=("counting",))
+
+
+@pytest.fixture
+def run(target: Target, places: Places) -> Callable[..., None]:
+    """Runs all of scale `cpu`, with one seed unless told."""
+
+    def run(seeds: int | None = None, scale: str = "cpu", **provenance: object) -> None:
+        units = planned(target, scale, seeds)
+        run_units(target, units, Setup(places.out, workers=2, provenance=CLEAN | provenance))
+
+    return run
+
+
+@pytest.fixture
+def accepted(target: Target, places: Places, run: Callable[..., None]) -> Places:
+    """The same checkout after a run was accepted, with a baseline."""
+    run()
+    accept(places, target, print)
+    status.write_baseline(places.baseline, status.claims(places))
+    return places
+
+
+def problems(places: Places) -> list[str]:
+    return [str(problem) for problem in status.check(places, status.claims(places))]
+
+
+def test_accepting_moves_the_records_renders_them_and_renews_the_readme(accepted: Places, target: Target) -> None:
+    assert accepted.local.read() == ([], [])
+    assert len(accepted.committed(target).read()[0]) == 12
+    assert (
+        accepted.root / "tables/counting.csv"
+    ).read_text() == "smoke,base,None\nsmoke,twice,None\ncpu,base,5.0\ncpu,twice,10.0\n"
+    readme = accepted.readme.read_text()
+    assert "| counting | cpu      | reduced scale: cpu   | 2 holds " in readme
+    assert readme.startswith("# Title\n")
+    assert readme.endswith("\nText.\n")
+
+
+def test_nothing_is_accepted_from_an_unfinished_scale_or_uncommitted_code(
+    places: Places, target: Target, run: Callable[..., None]
+) -> None:
+    run(seeds=2)
+    with pytest.raises(ReproError, match="4 of 12 units have no record"):
+        accept(places, target, print)
+    run(dirty=True)
+    with pytest.raises(ReproError, match=r"counting/cpu/\S+ was made with uncommitted changes on c0ffee"):
+        accept(places, target, print)
+    assert places.committed(target).read() == ([], [])
+    assert len(places.local.read()[0]) == 12
+
+
+def test_smoke_runs_are_accepted_only_when_asked_for(places: Places, target: Target, run: Callable[..., None]) -> None:
+    run(scale="smoke")
+    accept(places, target, print)
+    assert places.committed(target).read() == ([], [])
+    accept(places, target, print, scale="smoke")
+    assert len(places.committed(target).read()[0]) == 4
+
+
+def test_accepting_removes_what_is_planned_no_more(accepted: Places, target: Target) -> None:
+    fewer = replace(target, seeds={"smoke": 1, "cpu": 2})  # type: ignore[type-var]
+    accept(accepted, fewer, print, scale="cpu")
+    assert {record.seed for record in accepted.committed(target).read()[0]} == {0, 1}
+
+
+def test_the_check_passes_after_accepting(accepted: Places) -> None:
+    assert problems(accepted) == []
+
+
+def test_the_check_compares_renders_by_content(accepted: Places) -> None:
+    rendered = accepted.root / "tables/counting.csv"
+    good = rendered.read_bytes()
+    rendered.write_bytes(good + b"\n")
+    assert problems(accepted) == [
+        "tables/counting.csv: differs from what the committed records give; python -m repro accept counting"
+    ]
+    rendered.unlink()
+    assert problems(accepted) == ["tables/counting.csv: missing; python -m repro accept counting"]
+    rendered.write_bytes(good)
+    (accepted.root / "tables/counting_points.csv").touch()
+    assert problems(accepted) == ["tables/counting_points.csv: no longer rendered; delete it"]
+
+
+def test_the_check_compares_the_readme(accepted: Places) -> None:
+    text = accepted.readme.read_text()
+    accepted.readme.write_text(text.replace("2 holds", "3 holds"))
+    assert problems(accepted) == ["README.md: its status table is not today's; python -m repro accept TARGET renews it"]
+    accepted.readme.write_text("# Title")
+    assert problems(accepted) == [f"README.md: no status table in it; add the lines {status.BEGIN} and {status.END}"]
+
+
+def test_the_check_compares_every_claim_with_the_baseline(accepted: Places, capsys: pytest.CaptureFixture[str]) -> None:
+    text = accepted.baseline.read_text()
+    claim = "counting,base counts,pattern,cpu,base,total,"
+    assert f"{claim}holds,ok\n" in text
+    remedy = "python -m repro status --accept-baseline"
+    name = "counting base counts pattern cpu base total"
+    for edited, line in (
+        (text.replace(f"{claim}holds,ok", f"{claim}inconclusive,ok"),
+         f"{name}: better: was inconclusive (ok), is holds (ok); take it as the baseline: {remedy}"),
+        (text.replace(f"{claim}holds,ok\n", ""), f"{name}: new claim, not in the baseline; {remedy}"),
+        (f"{text}counting,gone,pattern,cpu,,,holds,ok\n",
+         f"counting gone pattern cpu: in the baseline, made no more; {remedy}"),
+    ):  # fmt: skip
+        accepted.baseline.write_text(edited)
+        assert problems(accepted) == [line]
+        assert main(["status", "--check"], accepted) == 1
+        out, err = capsys.readouterr()
+        assert line in err
+        assert line not in out
+    assert main(["status", "--accept-baseline"], accepted) == 0
+    assert accepted.baseline.read_text() == text
+    assert main(["status", "--check"], accepted) == 0
+    accepted.baseline.unlink()
+    assert problems(accepted) == [f"baseline.csv: missing; {remedy}"]
+
+
+def test_a_lost_record_is_worse(accepted: Places, target: Target) -> None:
+    next((accepted.root / "tables/records/counting/cpu").glob("base.1*")).unlink()
+    assert (
+        "counting base counts pattern cpu base total: worse: was holds (ok), is holds (missing); find out why"
+        in problems(accepted)
+    )
+
+
+def test_other_numerics_make_accepted_records_stale(accepted: Places, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_NUMERICS", "2")
+    assert "worse: was holds (ok), is holds (stale)" in "\n".join(problems(accepted))
+
+
+def test_every_format_shows_the_same_claims(
+    accepted: Places, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(style: str) -> str:
+        assert main(["status", "--format", style], accepted) == 0
+        return capsys.readouterr().out
+
+    assert " ".join(shown("table").splitlines()[2].split()) == "counting cpu reduced scale: cpu 2 holds 2 ok"
+    assert shown("md") in accepted.readme.read_text()
+    answer = json.loads(shown("json"))
+    assert len(answer["claims"]) == 4
+    assert answer["targets"][1] == {
+        "target": "counting", "scale": "cpu", "reduced_scale": True, "verdicts": {"holds": 2}, "states": {"ok": 2}
+    }  # fmt: skip
+    accepted.baseline.write_text(accepted.baseline.read_text().replace("holds", "fails"))
+    suite = ElementTree.fromstring(shown("junit"))
+    assert (suite.get("tests"), suite.get("failures")) == ("4", "2")
+    assert [case.find("skipped") is not None for case in suite] == [True, True, False, False]
+    assert [case.find("failure") is not None for case in suite] == [False, False, True, True]
+    summary = accepted.root / "summary.md"
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(summary))
+    assert shown("github").startswith("::error title=status::counting base counts pattern cpu base total: better")
+    assert "| counting |" in summary.read_text()
