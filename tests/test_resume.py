@@ -1,0 +1,59 @@
+"""A training that is really killed, started again, ends with the records of one that never was."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from repro.evidence.records import Record, Store
+
+SMALL = {
+    "width": 4, "train_images": 256, "test_images": 200, "batch": 32, "fp32_epochs": 4, "epochs": 4,
+}  # fmt: skip
+
+
+def start(out: Path, units: int) -> subprocess.Popen:
+    settings = [f"--set={name}={value}" for name, value in SMALL.items()]
+    command = [sys.executable, "-m", "repro", "table1", "--scale=smoke", "--workers=1", f"--limit={units}"]
+    return subprocess.Popen(
+        [*command, f"--out={out}", *settings],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def kill_once(pattern: str, out: Path, units: int) -> None:
+    """Start the command, and kill it with all its processes once a file that matches `pattern` is there."""
+    process = start(out, units)
+    deadline = time.monotonic() + 60
+    while not list(out.glob(pattern)):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def records(out: Path) -> dict[str, Record]:
+    found, damaged = Store(out / "records").read("table1")
+    assert not damaged
+    return {record.key: record for record in found}
+
+
+def test_killed_and_started_again_equals_unbroken(tmp_path: Path) -> None:
+    """Killed in the FP32 training and again in the quantized one: values, settings, correctness and curve are equal."""
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    assert start(unbroken, units=2).wait() == 0
+    kill_once("work/table1/smoke/fp32.*/checkpoint.pt", broken, units=2)
+    assert not records(broken)
+    kill_once("work/table1/smoke/individual_8.*/checkpoint.pt", broken, units=2)
+    assert {record.unit for record in records(broken).values()} == {"fp32"}
+    assert start(broken, units=1).wait() == 0
+    expected, found = records(unbroken), records(broken)
+    assert {record.unit for record in found.values()} == {"fp32", "individual_8"}
+    assert expected.keys() == found.keys()
+    for key, record in expected.items():
+        assert found[key].outcome() == record.outcome()
