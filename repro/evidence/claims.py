@@ -288,8 +288,9 @@ def judge_seeds(pattern: Pattern, cells: Mapping[Place, Mapping[int, float]]) ->
     interval of its mean. Pairing by seed takes out what the arms of one seed have in common.
 
     The pattern is an intersection-union test: it `holds` iff all contrasts hold, each at its own .95, and needs no
-    correction for their number; it `fails` iff any contrast fails. A single seed is `inconclusive`; no verdict
-    (empty) where some contrast has no seed.
+    correction for their number. It `fails` iff any contrast fails; that is not corrected, so that of k contrasts
+    one fails by chance with a probability of up to k * 2.5 %. A single seed is `inconclusive`; no verdict (empty)
+    where some contrast has no seed.
 
     >>> gap = Contrast("gap", {("a", "x"): 1, ("b", "x"): -1}, "above", margin=.5)
     >>> ours = {("a", "x"): {0: 3.0, 1: 3.5, 2: 4.0}, ("b", "x"): {0: 1.0, 1: 1.5, 2: 2.0, 3: 0.0}}

@@ -224,7 +224,7 @@ def simultaneous(
 
 
 def _flips(n: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Signs, shape `(flips, n)`. The first row of seeds keeps its sign: flipping all rows changes no |t|."""
+    """Signs, shape `(flips, n)`. Tried in full, the last seed keeps its sign: flipping all changes no |t|."""
     import numpy as np
 
     if n <= EXACT_UP_TO:

@@ -354,6 +354,13 @@ def test_zero_spread_leaves_the_rounding_of_the_print() -> None:
     assert (judged.verdict, judged.low, judged.high, judged.sd) == ("agrees", -0.05, 0.05, 0.0)
 
 
+def test_an_interval_that_touches_the_margin_lies_inside_and_is_not_disjoint() -> None:
+    """[-M, M] is closed. h = 1/2 and no spread: all numbers are exact in binary arithmetic."""
+    assert judge_number(Printed("2", 0), [2.0, 2.0], 0.5, "gpu").verdict == "agrees"
+    assert judge_number(Printed("2", 0), [3.0, 3.0], 0.5, "gpu").verdict == "inconclusive"
+    assert judge_number(Printed("2", 0), [1.0, 1.0], 0.5, "gpu").verdict == "inconclusive"
+
+
 def test_no_seeds_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
         judge_number(Printed("2.0", 1), [], 0.5, "gpu")

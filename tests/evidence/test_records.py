@@ -386,48 +386,51 @@ for i in count():
 """
 
 
-def busy(store: Store, seed: int) -> subprocess.Popen[str]:
-    """A process that writes one record again and again until it is killed; it has written when this returns."""
-    command = [sys.executable, "-c", BUSY, str(store.folder), str(seed)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "0\n"
-    return process
+class Writer:
+    """A process that writes one record again and again until it is killed; the first is written when this returns."""
 
+    def __init__(self, store: Store, seed: int) -> None:
+        command = [sys.executable, "-c", BUSY, str(store.folder), str(seed)]
+        self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.said = -1
+        self.wait_for_next()
 
-def last(process: subprocess.Popen[str]) -> int:
-    """What a killed process last said that it had written."""
-    process.kill()
-    lines = process.communicate()[0].splitlines()
-    return int(lines[-1]) if lines else 0
+    def wait_for_next(self) -> None:
+        assert self.process.stdout is not None
+        self.said = int(self.process.stdout.readline())
+
+    def kill(self) -> None:
+        """Kill it; `said` is then the number of the last write that it said was finished."""
+        assert self.process.stdout is not None
+        self.process.kill()
+        self.said = max([self.said, *map(int, self.process.stdout.read().split())])
+        self.process.stdout.close()
+        self.process.wait()
 
 
 def test_a_writer_killed_at_random_leaves_what_it_wrote_last(store: Store) -> None:
     for delay in (0.0, 0.003, 0.011, 0.02):
-        process = busy(store, seed=0)
+        writer = Writer(store, seed=0)
         time.sleep(delay)
-        said = last(process)
+        writer.kill()
         (found,), damaged = store.read()
         assert damaged == []
-        assert found.values["8"] in (said, said + 1)
+        assert found.values["8"] in (writer.said, writer.said + 1)
 
 
 def test_two_writers_at_once_lose_nothing(store: Store) -> None:
     """Two processes and a reader: every read is whole, and each writer's last record is there at the end."""
-    writers = [busy(store, seed) for seed in (0, 1)]
-    until = time.monotonic() + 0.5
-    reads = 0
-    while time.monotonic() < until:
+    writers = [Writer(store, seed) for seed in (0, 1)]
+    for _ in range(20):
         records, damaged = store.read()
-        assert damaged == []
-        assert len(records) == 2
-        reads += 1
-    said = [last(process) for process in writers]
-    found = [one.values["8"] for one in store.read()[0]]
-    assert reads > 1
-    for value, number in zip(found, said, strict=True):
-        assert number > 1
-        assert value in (number, number + 1)
+        assert (len(records), damaged) == (2, [])
+        for writer in writers:
+            writer.wait_for_next()
+    for writer in writers:
+        writer.kill()
+    for found, writer in zip(store.read()[0], writers, strict=True):
+        assert writer.said >= 20
+        assert found.values["8"] in (writer.said, writer.said + 1)
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
