@@ -1,0 +1,140 @@
+"""One unit run on made-up images: which network it starts from, what it changes, and what it leaves."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from repro import targets
+from repro.adaptive import experiment
+from repro.adaptive.settings import scale
+from repro.datasets.cifar10 import CIFAR10
+from repro.networks.quantize import set_bits
+from repro.quantizers import PACT
+from repro.targets import Context, Outcome, Unit
+from repro.training.batches import Batches
+from repro.training.loop import load
+
+SETTINGS = scale(
+    width=2, stem_stride=2, train_images=64, test_images=40, batch=16, fp32_epochs=1, epochs=1, alpha_images=32,
+    bn_images=32,
+)  # fmt: skip
+UNITS = {unit.name: unit for unit in targets.get("table1").units("smoke", 1, SETTINGS)}
+
+
+@pytest.fixture(autouse=True)
+def made_up_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_split(split: str, data_root: Path | None) -> CIFAR10:
+        rng = np.random.default_rng({"train": 0, "test": 1}[split])
+        return CIFAR10(rng.integers(0, 256, (80, 3, 32, 32), np.uint8), rng.integers(0, 10, 80))
+
+    monkeypatch.setattr(experiment.cifar10, "load", load_split)
+
+
+def run(name: str, root: Path) -> Outcome:
+    """The unit and everything that it requires."""
+    unit: Unit = UNITS[name]
+    for required in unit.requires:
+        if not (root / required / "network.pt").exists():
+            run(required, root)
+    (root / name).mkdir(parents=True, exist_ok=True)
+    return experiment.run(unit, Context(root / name, inputs={r: root / r for r in unit.requires}))
+
+
+def test_units_come_after_those_they_require() -> None:
+    seen: set[str] = set()
+    for unit in UNITS.values():
+        assert set(unit.requires) <= seen
+        seen.add(unit.name)
+    assert UNITS["dq8"].requires == UNITS["dq8_bn_calib"].requires == ("individual_8",)
+    assert UNITS["dq32"].requires == UNITS["individual_2"].requires == ("fp32",)
+
+
+def test_a_unit_depends_on_the_settings_that_can_change_it_and_no_other() -> None:
+    settings = {name: set(unit.settings) for name, unit in UNITS.items()}
+    assert settings["fp32"] == {
+        "width", "stem_stride", "train_images", "test_images", "batch", "momentum", "weight_decay", "fp32_epochs",
+        "fp32_lr",
+    }  # fmt: skip
+    assert settings["dq32"] - settings["fp32"] == {"alpha_percentile", "alpha_images"}
+    assert settings["individual_2"] - settings["fp32"] == {
+        "epochs", "lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph",
+    }  # fmt: skip
+    assert settings["dq8"] == settings["individual_8"]
+    assert settings["dq8_bn_calib"] - settings["dq8"] == {"bn_images"}
+
+
+def test_trained_unit_reports_its_bit_width_and_leaves_its_network(tmp_path: Path) -> None:
+    outcome = run("individual_4", tmp_path)
+    assert outcome.values.keys() == outcome.correct.keys() == {"4"}
+    assert outcome.values["4"] == 100 * outcome.correct["4"].mean()
+    assert len(outcome.correct["4"]) == 40
+    assert len(outcome.curve) == 1
+    start, left = (load(tmp_path / unit / "network.pt") for unit in ("fp32", "individual_4"))
+    assert not torch.equal(start["fc.weight"], left["fc.weight"])
+    assert any(left[key] != SETTINGS["alpha_start"] for key in left if key.endswith(".alpha"))
+
+
+def test_dq32_measures_the_float_weights_at_every_bit_width(tmp_path: Path) -> None:
+    outcome = run("dq32", tmp_path)
+    assert list(outcome.values) == ["8", "6", "4", "2"]
+    assert outcome.curve == []
+    assert outcome.images == 160
+
+
+def test_dq8_at_8_bits_is_the_individual_network(tmp_path: Path) -> None:
+    dq8 = run("dq8", tmp_path)
+    individual = run("individual_8", tmp_path)
+    np.testing.assert_array_equal(dq8.correct["8"], individual.correct["8"])
+
+
+def test_calibration_changes_batch_norm_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("dq8", tmp_path)
+    before = load(tmp_path / "individual_8" / "network.pt")
+    seen: list[tuple[int, dict]] = []
+
+    def observe(network: torch.nn.Module, batches: Batches) -> np.ndarray:
+        bits = next(module.bits for module in network.modules() if isinstance(module, PACT))
+        seen.append((bits, {key: value.clone() for key, value in network.state_dict().items()}))
+        return np.zeros(len(batches.images), bool)
+
+    monkeypatch.setattr(experiment, "correct", observe)
+    run("dq8_bn_calib", tmp_path)
+    assert [bits for bits, _ in seen] == [8, 6, 4, 2]
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    for _, state in seen:
+        changed = {key for key in before if not torch.equal(before[key], state[key])}
+        assert changed
+        assert all(key.endswith(statistics) for key in changed)
+    first, last = seen[0][1]["blocks.7.bn2.running_mean"], seen[-1][1]["blocks.7.bn2.running_mean"]
+    assert not torch.equal(first, last)  # calibrated anew at each bit-width
+
+
+def test_clip_levels_at_a_percentile_of_the_float_activations(tmp_path: Path) -> None:
+    """At 100 % the first clip level is the largest activation behind the stem, averaged over batches."""
+    network = experiment.quantized_network(SETTINGS)
+    data = experiment.cifar10.load("train", None)
+    batches = Batches(data.images[:32], data.labels[:32], 16)
+    experiment.set_alpha_at_percentile(network, batches, 100.0, 32)
+    set_bits(network, None)
+    with torch.inference_mode():
+        largest = [network.act1(network.bn1(network.conv1(x))).max() for x, _ in batches.plain()]
+    torch.testing.assert_close(network.act1.alpha.detach(), torch.stack(largest).mean())
+
+
+def test_a_start_that_is_another_network_is_refused(tmp_path: Path) -> None:
+    run("fp32", tmp_path)
+    other = replace(UNITS["dq32"], settings={**UNITS["dq32"].settings, "width": 3})
+    (tmp_path / "dq32").mkdir()
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        experiment.run(other, Context(tmp_path / "dq32", inputs={"fp32": tmp_path / "fp32"}))
+
+
+def test_the_same_seed_gives_the_same_record_twice(tmp_path: Path) -> None:
+    first, second = (run("individual_2", tmp_path / name) for name in ("a", "b"))
+    assert first.curve == second.curve
+    np.testing.assert_array_equal(first.correct["2"], second.correct["2"])
