@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -431,6 +433,23 @@ def test_two_writers_at_once_lose_nothing(store: Store) -> None:
     for found, writer in zip(store.read()[0], writers, strict=True):
         assert writer.said >= 20
         assert found.values["8"] in (writer.said, writer.said + 1)
+
+
+def test_a_writer_waits_for_the_one_before_it_and_leaves_its_record_alone(store: Store) -> None:
+    """The temporary file that it waited for has become somebody's record when it gets the lock."""
+    store.folder.mkdir()
+    waiting = Thread(target=store.write, args=(record(),))
+    with open(store.folder / PARTIAL, "ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+        file.write(b"theirs")
+        file.flush()
+        os.replace(store.folder / PARTIAL, store.folder / "theirs")
+    waiting.join(10)
+    assert (store.folder / "theirs").read_bytes() == b"theirs"
+    assert store.read() == ([record()], [])
 
 
 def test_a_folder_that_is_none(tmp_path: Path) -> None:
