@@ -31,7 +31,7 @@ test: environment ## all tests; ARGS='-k name' for some
 	@$(PYTHON) -m pytest -q -n $(or $(WORKERS),auto) $(ARGS)
 
 bench: environment ## the benchmarks, one process
-	@$(PYTHON) -m pytest -q -o addopts= --benchmark-only tests/benchmarks $(ARGS)
+	@$(PYTHON) -m pytest -q -o addopts= --benchmark-only tests $(ARGS)
 
 lint: environment ## style, types, and which package may import which
 	@.venv/bin/ruff check .

@@ -162,7 +162,7 @@ def run(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: bool
         code = max(code, evaluate.train(target, request, places, say))
         evaluations.append(evaluate.evaluate(target, request, places))
         if not as_json:
-            click.echo(f"{evaluations[-1].summary().strip()}\n")
+            click.echo("\n" * (len(evaluations) > 1) + evaluations[-1].summary().strip())
     if as_json:
         _print_json([evaluation.as_json() for evaluation in evaluations])
     return code
@@ -231,7 +231,7 @@ def accept(ctx: click.Context, target: str, scale: str | None) -> None:
     known = targets.get(target)
     if scale is not None and scale not in known.scales:
         raise UsageError(f"{target} is not built at scale {scale}; there is {', '.join(known.scales) or 'none'}")
-    accept(ctx.obj, known, say, scale)
+    accept(ctx.obj, known, click.echo, scale)
 
 
 @cli.command()

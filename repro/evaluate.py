@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -196,9 +195,9 @@ class Evaluation:
 
 
 def evaluate(target: Target, request: Request, places: Places) -> Evaluation:
-    """Judge what is recorded and render this machine's part of it to `places.out`."""
-    if request.backend:
-        os.environ["REPRO_BACKEND"] = request.backend
+    """Judge what is recorded and render this machine's part of it to `places.out`, on the backend asked for."""
+    if request.backend and hasattr(target, "with_backend"):
+        target = target.with_backend(request.backend)
     asked = units(target, request)
     others = [
         unit for scale in target.scales if scale not in _scales(target, request) for unit in planned(target, scale)

@@ -69,7 +69,10 @@ class Context:
 
 
 class Target(Protocol):
-    """The entry points every target has; `python -m repro` and the conformance test know nothing else of it."""
+    """The entry points every target has; `python -m repro` and the conformance test know nothing else of it.
+
+    A target whose renders are computed by a backend of `backends` also has `with_backend(name)`: itself, on another.
+    """
 
     name: str
     title: str

@@ -102,7 +102,7 @@ def test_missing_data_is_a_line_and_the_recorded_is_shown_all_the_same(
     assert call("counting --scale smoke") == 3
     out, err = capsys.readouterr()
     assert err == "repro: counting: no source gave the fingers\n"
-    assert out == "committed 0, local 0\n\n"
+    assert out == "committed 0, local 0\n"
 
 
 def test_failing_units_are_lines_and_the_worst_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,8 +115,7 @@ def test_failing_units_are_lines_and_the_worst_exit_code(capsys: pytest.CaptureF
 def test_results_go_to_stdout_and_progress_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     assert call("counting table3 --scale smoke") == 0
     out, err = capsys.readouterr()
-    assert out.startswith("committed 0, local 4\n")
-    assert "# Table 3" in out
+    assert out.startswith("committed 0, local 4\n\n# Table 3")
     assert "[4/4] counting smoke" in err
     assert "table3 smoke: nothing to run" in err
     assert call("counting --scale smoke") == 0
@@ -149,9 +148,9 @@ def test_changed_settings_are_typed_and_recorded_apart(capsys: pytest.CaptureFix
     assert call("counting --scale smoke --set steps=2 --set loud=yes --limit 1") == 0
     (record,), _ = Store(Path("runs/records")).read()
     assert (record.settings["steps"], record.settings["loud"]) == (2, True)
-    assert capsys.readouterr().out == "committed 0, local 1\n\n"
+    assert capsys.readouterr().out == "committed 0, local 1\n"
     assert call("counting") == 0
-    assert capsys.readouterr().out == "committed 0, local 0\n\n"
+    assert capsys.readouterr().out == "committed 0, local 0\n"
 
 
 def test_a_truncated_record_is_one_line_and_made_again(capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,7 +163,7 @@ def test_a_truncated_record_is_one_line_and_made_again(capsys: pytest.CaptureFix
     assert call("counting --scale smoke") == 0
     out, err = capsys.readouterr()
     assert f"{path}: truncated" in err
-    assert out == "committed 0, local 4\n\n"
+    assert out == "committed 0, local 4\n"
 
 
 # --- with a real process -------------------------------------------------------------------------------------------
