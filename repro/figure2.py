@@ -28,7 +28,7 @@ from repro.evidence import render
 from repro.evidence.claims import Row, judge_arithmetic, rollup
 from repro.evidence.files import write_text
 from repro.evidence.records import Evidence
-from repro.published import Printed
+from repro.published import Printed, read
 from repro.targets import Context, Outcome, Scalar, Unit
 
 if TYPE_CHECKING:
@@ -91,29 +91,29 @@ def forms(name: str) -> tuple[Form, ...]:
 
 # What is stated
 
-STATED = {"pbgs": "0.5", "ewgs": "0.5", "acos": "0.5", "tanh": "0.482", "invtanh": "0.5"}
-"""(s - 1) / delta of the normalised form at the threshold: "about delta/2; tanh .482 delta" (S1)."""
-STATED_RATIO = "3.66"
-"""How many times stronger the printed invtanh is than the normalised one (S1)."""
 
+def claim(name: str, scaler: str, form: Form, stated: Printed, read_from: str, backend: str = "reference") -> Row:
+    """The row of one number that is stated of a curve: consistent iff ours rounds to it.
 
-def claim(name: str, scaler: str, column: str, stated: str, ours: float) -> Row:
-    """The row of one stated number: consistent iff ours rounds to it.
+    `strength_at_threshold` is (s - 1) / delta at the threshold; `strength_over_normalised` is that over the normalised
+    form's. Source: contract S1.
 
-    >>> claim("strength at the threshold", "tanh", "normalised", "0.482", 0.48201).verdict
+    >>> claim("strength_at_threshold", "tanh", "normalised", Printed("0.482", 3), "code").verdict
     'consistent'
     """
+    ours = strength(scaler, form, backend=backend)
+    if name == "strength_over_normalised":
+        ours = round(ours / strength(scaler, "normalised", backend=backend), 6)
     exact = Fraction(repr(ours))
-    judged = judge_arithmetic(Printed(stated, len(stated.partition(".")[2]), "delta"), exact, exact)
     return Row(
         target="figure2",
         claim=name,
         kind="arithmetic",
         row=scaler,
-        column=column,
-        published=stated,
-        read_from="authors released code",
-        **{**judged.columns(), "ours": ours},  # type: ignore[arg-type]
+        column=form,
+        published=stated.text,
+        read_from=read_from,
+        **{**judge_arithmetic(stated, exact, exact).columns(), "ours": ours},  # type: ignore[arg-type]
     )
 
 
@@ -180,7 +180,7 @@ def _panel(axes: Axes, form: Form, backend: str) -> None:
             axes.plot(ERRORS, positive, solid_capstyle="butt", **line(name))
             if not np.array_equal(positive, negative):
                 axes.plot(ERRORS, negative, color=line(name)["color"], linewidth=0.9)
-    ends = [abs(strength(name, form, backend=backend)) for name in STATED]
+    ends = [abs(strength(name, form, backend=backend)) for name in SCALERS if name != "ste"]
     low, high = f"{min(ends):.2f}", f"{max(ends):.2f}"
     axes.set_title(TITLES[form], fontweight="bold", pad=24)
     axes.text(0, 1.025, f"|s − 1| at the threshold: {low}{f' to {high}' * (low != high)} δ", transform=axes.transAxes)
@@ -247,12 +247,10 @@ class Figure2:
 
     def rows(self, evidence: Evidence) -> list[Row]:
         """Every number that is stated of the curves, judged."""
-        rows = [
-            claim("strength at the threshold", name, "normalised", stated, self._strength(name, "normalised"))
-            for name, stated in STATED.items()
+        return [
+            claim(row["claim"], row["scaler"], row["form"], row["value"], row["read_from"], self.backend)  # type: ignore[arg-type]
+            for row in read("figure2")
         ]
-        ratio = round(self._strength("invtanh", "printed") / self._strength("invtanh", "normalised"), 4)
-        return [*rows, claim("ratio of strengths", "invtanh", "printed / normalised", STATED_RATIO, ratio)]
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         """`figure2.csv` (claims), `figure2_points.csv` (curves), `figure2.md`, `figure2.png`, `figure2.svg`."""

@@ -21,6 +21,7 @@ from repro.errors import ReproError, UsageError
 from repro.evidence import render
 from repro.evidence.records import Evidence
 from repro.figure2 import ERRORS, TARGET, curve
+from repro.published import Printed
 from tests.backends import tolerances
 
 NOTHING = Evidence("figure2", wanted=(), records=())
@@ -132,7 +133,9 @@ class TestClaims:
     def test_the_last_printed_digit_decides(self) -> None:
         ours = figure2.strength("tanh", "normalised")
         for stated in ("0.481", "0.483", "0.5"):
-            verdict = figure2.claim("strength", "tanh", "normalised", stated, ours).verdict
+            verdict = figure2.claim(
+                "strength_at_threshold", "tanh", "normalised", Printed(stated, len(stated) - 2), ""
+            ).verdict
             inside = abs(Fraction(ours) - Fraction(stated)) <= Fraction(1, 2 * 10 ** (len(stated) - 2))
             assert verdict == ("consistent" if inside else "disputed")
 

@@ -22,6 +22,7 @@ from repro.evidence.claims import (
     judge_print,
     judge_seeds,
 )
+from repro.evidence.intervals import Interval
 from repro.evidence.records import Evidence
 from repro.published import Printed, PublishedTable
 
@@ -172,8 +173,8 @@ class Measured:
             return self.evidence.best(self.scale, METHODS[method].unit(bits), column)
         return self.evidence.values(self.scale, METHODS[method].unit(bits), column)
 
-    def delta_b(self, method: str) -> dict[int, float]:
-        """Our Delta_B, one value per seed; see `delta_b.ours`."""
+    def delta_b(self, method: str) -> Interval | None:
+        """Our Delta_B with its interval, None where no seed has every cell."""
         row, individual = ({b: self.accuracy(m, b) for b in self.printed.bits} for m in (method, INDIVIDUAL))
         return delta_b.ours(row, individual)
 
@@ -189,7 +190,9 @@ class Measured:
     def rows(self) -> list[Row]:
         """Every cell of the table, each Delta_B, and the patterns as far as they can be judged."""
         rows = [
-            self._number("top1", method, str(bits), self.printed.cell(method, bits), self.accuracy(method, bits))
+            self._number(
+                "top1", method, str(bits), self.printed.cell(method, bits), [*self.accuracy(method, bits).values()]
+            )
             for method in self.printed.methods
             for bits in self.printed.bits
         ]
@@ -200,9 +203,11 @@ class Measured:
         ]
         return rows + [self._pattern(pattern) for pattern in patterns(self.evidence.preregistered)]
 
-    def _number(self, claim: str, method: str, column: str, printed: Printed, ours: Mapping[int, float]) -> Row:
+    def _number(
+        self, claim: str, method: str, column: str, printed: Printed, ours: list[float] | Interval | None
+    ) -> Row:
         margin = self.evidence.preregistered["margins"][column]
-        judged = judge_number(printed, list(ours.values()), margin, self.scale) if ours else Judged("", margin=margin)
+        judged = judge_number(printed, ours, margin, self.scale) if ours else Judged("", margin=margin)
         state, reason = self.state(method)
         return Row(
             target=self.printed.target,

@@ -7,11 +7,11 @@ A printed number stands for the closed interval of half a last digit each way.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from repro.evidence.intervals import Interval, ratio_of_means
 from repro.published import Printed
 
 Cells = Mapping[int, Printed]
@@ -47,29 +47,22 @@ def derivable(row: Cells, individual: Cells, by_definition: frozenset[int] = fro
     return low, high
 
 
-def ours(row: Runs, individual: Runs) -> dict[int, float]:
-    """Our Delta_B as one value per seed; their mean is Delta_B, their t interval that of the delta method.
+def ours(row: Runs, individual: Runs) -> Interval | None:
+    """Our Delta_B: 100/|B| * sum mean(a_b) / mean(i_b) over the seeds that every cell has; None where there is none.
 
-    Delta_B is the ratio of seed means, 100/|B| * sum mean(a_b) / mean(i_b). Seed s, shared by all cells, stands for
-
-        Delta_B + 100/|B| * sum [ (a_bs - mean(a_b)) / mean(i_b) - mean(a_b) (i_bs - mean(i_b)) / mean(i_b)^2 ]
+    The interval is that of the delta method over paired seeds (`evidence.intervals.ratio_of_means`).
 
     Args:
         row, individual: accuracies in percent by bit-width, then by seed.
 
-    Empty where no seed has every cell.
-
-    >>> ours({8: {0: 45.0, 1: 55.0}}, {8: {0: 90.0, 1: 90.0}})
-    {0: 50.0, 1: 61.111111111111114}
+    >>> ours({8: {0: 45.0, 1: 55.0}}, {8: {0: 100.0, 1: 100.0, 2: 90.0}}).estimate
+    50.0
     """
     seeds = sorted(set.intersection(*(set(cells) for runs in (row, individual) for cells in runs.values())))
-    values = dict.fromkeys(seeds, 0.0)
-    share = 100 / len(individual)
-    for bits, base in individual.items() if seeds else ():
-        a, i = (statistics.fmean(cells[seed] for seed in seeds) for cells in (row[bits], base))
-        for seed in seeds:
-            values[seed] += share * (row[bits][seed] / i - a * (base[seed] - i) / i**2)
-    return values
+    if not seeds:
+        return None
+    numerators, denominators = ([[runs[b][s] for b in individual] for s in seeds] for runs in (row, individual))
+    return ratio_of_means(numerators, denominators, scale=100)
 
 
 @dataclass(frozen=True)

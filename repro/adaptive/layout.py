@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import Arithmetic, Measured, patterns
 from repro.adaptive.methods import METHODS
 from repro.evidence.claims import Row
+from repro.evidence.intervals import mean_sd
 from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table
 from repro.published import Printed, PublishedTable, read
@@ -67,15 +67,16 @@ def _ours(printed: PublishedTable, runs: Measured, method: str) -> list[str]:
     state, reason = runs.state(method)
     if METHODS[method].recipe is None:
         return [f"{state} ({reason})", *[""] * len(printed.bits)]
-    seeds = [runs.accuracy(method, bits) for bits in printed.bits]
-    return [_mean(list(values.values())) for values in [*seeds, runs.delta_b(method)]]
+    seeds = [list(runs.accuracy(method, bits).values()) for bits in printed.bits]
+    delta = runs.delta_b(method)
+    return [
+        *(_mean(*mean_sd(values)) if values else "–" for values in seeds),
+        _mean(delta.estimate, delta.sd) if delta else "–",
+    ]
 
 
-def _mean(values: Sequence[float]) -> str:
-    if not values:
-        return "–"
-    mean = f"{statistics.fmean(values):.1f}"
-    return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
+def _mean(mean: float, sd: float | None) -> str:
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
 
 
 def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
@@ -86,7 +87,10 @@ def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
         settings = dict(sorted({k: v for record in records for k, v in record.settings.items()}.items()))
         seeds = len({record.seed for record in records})
         shown = ", ".join(f"{key} {value}" for key, value in settings.items())
-        lines.append(f"\n`{name}`: {REDUCED[runs.scale]}; {seeds} seed{'s' * (seeds > 1)}; {shown}.\n")
+        study = runs.evidence.preregistered.get("study", "exploratory")
+        if any(record.scale == runs.scale for record in runs.evidence.unregistered):
+            study = "exploratory, run under another plan than today's"
+        lines.append(f"\n`{name}`: {REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}; {shown}.\n")
     if lines and not any(runs.scale in ("gpu", "paper") for _, runs in measured):
         lines.append("\nAt these scales a difference to the print is shown without a verdict.\n")
     if not lines:

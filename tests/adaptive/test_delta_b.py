@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from repro.adaptive import delta_b
-from repro.evidence.intervals import t_interval
 from repro.published import Printed, table
 
 TABLES = ("table1", "table2", "table3", "table4")
@@ -80,22 +79,23 @@ def test_solution_is_found_for_every_table(name: str) -> None:
 def test_ours_is_the_ratio_of_seed_means() -> None:
     row = {8: {0: 45.0, 1: 55.0, 2: 50.0}, 2: {0: 30.0, 1: 30.0, 2: 33.0}}
     individual = {8: {0: 90.0, 1: 110.0, 2: 100.0}, 2: {0: 60.0, 1: 62.0, 2: 64.0}}
-    values = delta_b.ours(row, individual)
-    assert np.mean(list(values.values())) == pytest.approx(50 * (50 / 100) + 50 * (31 / 62))
+    found = delta_b.ours(row, individual)
+    assert found.estimate == pytest.approx(50 * (50 / 100) + 50 * (31 / 62))
+    assert found.n == 3
 
 
 def test_ours_has_the_interval_of_the_delta_method() -> None:
     """One bit-width: the variance of a/i is (s_a^2 - 2 r s_ai + r^2 s_i^2) / i^2, r = a/i (a textbook result)."""
     rng = np.random.default_rng(0)
     a, i = rng.normal(60, 1, 9), rng.normal(80, 2, 9)
-    values = delta_b.ours({8: dict(enumerate(a))}, {8: dict(enumerate(i))})
+    found = delta_b.ours({8: dict(enumerate(a))}, {8: dict(enumerate(i))})
     ratio, covariance = a.mean() / i.mean(), np.cov(a, i)
     variance = (covariance[0, 0] - 2 * ratio * covariance[0, 1] + ratio**2 * covariance[1, 1]) / i.mean() ** 2
-    found = t_interval(list(values.values()))
     assert found.estimate == pytest.approx(100 * ratio)
     assert found.sd == pytest.approx(100 * np.sqrt(variance))
 
 
 def test_ours_uses_the_seeds_that_all_cells_share() -> None:
-    assert delta_b.ours({8: {0: 50.0, 1: 60.0}}, {8: {1: 100.0, 2: 90.0}}) == {1: 60.0}
-    assert delta_b.ours({8: {0: 50.0}}, {8: {1: 100.0}}) == {}
+    found = delta_b.ours({8: {0: 50.0, 1: 60.0}}, {8: {1: 100.0, 2: 90.0}})
+    assert (found.estimate, found.n) == (60, 1)
+    assert delta_b.ours({8: {0: 50.0}}, {8: {1: 100.0}}) is None
