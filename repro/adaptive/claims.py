@@ -27,6 +27,8 @@ from repro.evidence.records import Evidence
 from repro.published import Printed, PublishedTable
 
 DELTA_B = "delta_b"
+BINDING = "binding contrast: "
+"""Begins the reason of a judged pattern."""
 BY_DEFINITION = {"dq8": frozenset({8})}
 """Cells that are the Individual network's own: DQ (8 bit) at 8 bits is the individual 8-bit network."""
 
@@ -245,17 +247,16 @@ def _pattern_row(
     state: State = "ok",
     reason: str = "",
 ) -> Row:
-    """`row` is the binding contrast, `published` its value in print."""
+    """`published` is the binding contrast's value in print; the reason names that contrast where the state is ok."""
     return Row(
         target=printed.target,
         claim=pattern.name,
         kind="pattern",
         scale=scale,
-        row=judged.contrast,
         published=f"{on_print.theta:g}",
         read_from=printed.read_from,
         state=state,
-        reason=reason,
+        reason=reason or f"{BINDING}{judged.contrast}",
         **judged.columns(),  # type: ignore[arg-type]
     )
 

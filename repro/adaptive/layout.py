@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from repro.adaptive.claims import Arithmetic, Measured, patterns
+from repro.adaptive.claims import BINDING, Arithmetic, Measured, patterns
 from repro.adaptive.methods import METHODS
 from repro.evidence.claims import Row
 from repro.evidence.intervals import mean_sd
@@ -156,7 +156,7 @@ def _patterns(rows: Sequence[Row], measured: Sequence[tuple[str, Measured]]) -> 
         [
             statements.get(row.claim, row.claim) if row.scale == "print" else "",
             row.scale,
-            row.row,
+            row.reason.removeprefix(BINDING) if row.state == "ok" else "",
             "" if row.ours is None else f"{row.ours:.2f}",
             "" if row.low is None or row.high is None else f"{row.low:.2f} to {row.high:.2f}",
             f"{row.margin:g}",
