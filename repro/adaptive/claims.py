@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any
 
 from repro.adaptive import delta_b
 from repro.adaptive.methods import INDIVIDUAL, METHODS
 from repro.evidence.claims import (
     STATES,
-    Contrast,
     Judged,
     Pattern,
     Row,
@@ -23,12 +21,11 @@ from repro.evidence.claims import (
     judge_seeds,
 )
 from repro.evidence.intervals import Interval
+from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.records import Evidence
 from repro.published import Printed, PublishedTable
 
 DELTA_B = "delta_b"
-BINDING = "binding contrast: "
-"""Begins the reason of a judged pattern."""
 BY_DEFINITION = {"dq8": frozenset({8})}
 """Cells that are the Individual network's own: DQ (8 bit) at 8 bits is the individual 8-bit network."""
 
@@ -123,35 +120,6 @@ class Arithmetic:
         judged = Judged("consistent" if right else "disputed", ours=float(cells[best]))
         reason = "" if right else f"{METHODS[best].label} has {cells[best]}"
         return self._row("bold_is_best", method, judged, cells[method], reason)
-
-
-def patterns(preregistered: Mapping[str, Any]) -> list[Pattern]:
-    """The patterns of a target's section of the preregistration.
-
-    >>> section = {"name": "p", "statement": "A beats B.", "contrasts": ["a@8 - b@8"], "relation": "above", "margin": 1}
-    >>> patterns({"patterns": [section]})[0].contrasts[0].terms
-    {('a', '8'): 1, ('b', '8'): -1}
-    """
-    return [
-        Pattern(
-            section["name"],
-            section["statement"],
-            tuple(
-                Contrast(text, _terms(text), section["relation"], section["margin"], section.get("offset", 0))
-                for text in section["contrasts"]
-            ),
-        )
-        for section in preregistered.get("patterns", ())
-    ]
-
-
-def _terms(text: str) -> dict[tuple[str, str], float]:
-    """Cells of a contrast `method@bits` or `method@bits - method@bits` with their coefficients."""
-    coefficients: dict[tuple[str, str], float] = {}
-    for sign, place in zip((1, -1), text.split(" - "), strict=False):
-        method, bits = place.split("@")
-        coefficients[method, bits] = sign
-    return coefficients
 
 
 @dataclass(frozen=True)

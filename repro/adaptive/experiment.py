@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from repro.adaptive.methods import BITS, FLOAT, METHODS, Method, Recipe
 from repro.adaptive.settings import scale
@@ -21,8 +20,9 @@ from repro.networks.resnet import ResNet18
 from repro.quantizers import PACT, DoReFaWeight
 from repro.targets import Context, Outcome, Unit
 from repro.training.batches import Batches
+from repro.training.distillation import training_step
 from repro.training.evaluate import calibrate_batch_norm, correct, top1
-from repro.training.loop import History, Training, load, save
+from repro.training.loop import History, Step, Training, load, save
 from repro.training.streams import torch_seeded
 
 ARTEFACT = "network.pt"
@@ -33,22 +33,25 @@ FULL_PRECISION = frozenset({"conv1", "fc", "blocks.7.act2"})
 """Stem and classifier stay in full precision, and so does the activation between the last block and the pool."""
 
 
-def run(unit: Unit, context: Context) -> Outcome:
-    """Run `unit` in `context.folder`, resuming what a killed run left there, and leave the network as its artefact."""
+def run(unit: Unit, context: Context, step_of: Callable[[nn.Module], Step] = training_step) -> Outcome:
+    """Run `unit` in `context.folder`, resuming what a killed run left there, and leave the network as its artefact.
+
+    `step_of(network)` is the step it is trained with, where it is trained: cross-entropy if not said otherwise.
+    """
     settings: dict[str, Any] = scale(
         **unit.settings
     )  # defaults stand in for settings that this unit does not depend on
     data = _Data(settings, context)
     if unit.name == FLOAT:
         network: nn.Module = float_network(settings, unit.seed).to(context.device)
-        history = _train(network, FLOAT_BITS, data, unit, context, _float_optimizer(network, settings))
+        history = _train(network, FLOAT_BITS, data, unit, context, _float_optimizer(network, settings), step_of)
         return _finish(network, history, data, context)
     method, bits = next((m, b) for m in METHODS.values() for name, b in m.units() if name == unit.name)
     assert method.recipe is not None
     network = quantized_network(settings).to(context.device)
     _start(network, method.recipe, context.inputs[method.recipe.start] / ARTEFACT, data)
     if method.recipe.trained:
-        history = _train(network, bits[0], data, unit, context, _quantized_optimizer(network, settings))
+        history = _train(network, bits[0], data, unit, context, _quantized_optimizer(network, settings), step_of)
         return _finish(network, history, data, context)
     return _measure(network, method, data, context)
 
@@ -151,15 +154,10 @@ def _train(
     unit: Unit,
     context: Context,
     optimizer: torch.optim.Optimizer,
+    step_of: Callable[[nn.Module], Step],
 ) -> History:
-    """Train at one bit-width with cross-entropy."""
+    """Train at one bit-width."""
     set_bits(network, None if bits == FLOAT_BITS else bits)
-
-    def step(images: torch.Tensor, labels: torch.Tensor) -> float:
-        loss = F.cross_entropy(network(images), labels)
-        loss.backward()
-        return loss.item()
-
     training = Training(
         network,
         optimizer,
@@ -168,7 +166,7 @@ def _train(
         epochs=data.settings["fp32_epochs" if unit.name == FLOAT else "epochs"],
         checkpoint=context.folder / CHECKPOINT,
     )
-    return training.run(step, lambda: {str(bits): correct(network, data.test)}, context.progress)
+    return training.run(step_of(network), lambda: {str(bits): correct(network, data.test)}, context.progress)
 
 
 def _finish(network: nn.Module, history: History, data: _Data, context: Context) -> Outcome:

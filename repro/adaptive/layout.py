@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from repro.adaptive.claims import BINDING, Arithmetic, Measured, patterns
+from repro.adaptive.claims import Arithmetic, Measured
 from repro.adaptive.methods import METHODS
 from repro.evidence.claims import Row
 from repro.evidence.intervals import mean_sd
+from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table
 from repro.published import Printed, PublishedTable, read

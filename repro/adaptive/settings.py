@@ -26,6 +26,11 @@ class Setting:
     meaning: str
     alternatives: str = ""
 
+    def check(self, value: Scalar) -> None:
+        """Raise `UsageError`, naming the setting, the value and its range, for one that cannot be used."""
+        if not isinstance(value, int | float) or not self.low <= value <= self.high:
+            raise UsageError(f"{self.name}={value}: give a value from {self.low:g} to {self.high:g}")
+
 
 _ALL = (
     Setting("width", 64, 1, 512, "channels of the first stage; 64 is the published network"),
@@ -70,8 +75,6 @@ def check(settings: Mapping[str, Scalar]) -> None:
     repro.errors.UsageError: epochs=0: give a value from 1 to 1000
     """
     for name, value in settings.items():
-        setting = SETTINGS[name]
-        if not isinstance(value, int | float) or not setting.low <= value <= setting.high:
-            raise UsageError(f"{name}={value}: give a value from {setting.low:g} to {setting.high:g}")
+        SETTINGS[name].check(value)
     if settings["batch"] > settings["train_images"]:  # type: ignore[operator]
         raise UsageError(f"batch={settings['batch']}: give at most train_images={settings['train_images']}")

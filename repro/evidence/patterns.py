@@ -1,0 +1,72 @@
+"""Patterns as the preregistration writes them, and as rows where nothing is printed that they could be judged on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from repro.evidence.claims import STATES, Contrast, Pattern, Place, Row, judge_seeds
+from repro.evidence.records import Evidence
+
+BINDING = "binding contrast: "
+"""Begins the reason of a judged pattern."""
+
+Cell = Callable[[str, str, str], Mapping[int, float]]
+"""Values by seed of (scale, row, column)."""
+
+
+def patterns(preregistered: Mapping[str, Any]) -> list[Pattern]:
+    """The patterns of a target's section of the preregistration.
+
+    >>> section = {"name": "p", "statement": "A beats B.", "contrasts": ["a@8 - b@8"], "relation": "above", "margin": 1}
+    >>> patterns({"patterns": [section]})[0].contrasts[0].terms
+    {('a', '8'): 1, ('b', '8'): -1}
+    """
+    return [
+        Pattern(
+            section["name"],
+            section["statement"],
+            tuple(
+                Contrast(text, _terms(text), section["relation"], section["margin"], section.get("offset", 0))
+                for text in section["contrasts"]
+            ),
+        )
+        for section in preregistered.get("patterns", ())
+    ]
+
+
+def _terms(text: str) -> dict[Place, float]:
+    """Cells of a contrast `row@column` or `row@column - row@column` with their coefficients."""
+    coefficients: dict[Place, float] = {}
+    for sign, place in zip((1, -1), text.split(" - "), strict=False):
+        row, column = place.split("@")
+        coefficients[row, column] = sign
+    return coefficients
+
+
+def pattern_rows(evidence: Evidence, cell: Cell, scales: tuple[str, ...]) -> list[Row]:
+    """Every preregistered pattern, judged at each scale that has records, or `missing` at the last of `scales`.
+
+    The row of a contrast's cell is the unit that it is measured by; the state is the worst of these units.
+    """
+    return [
+        _row(pattern, evidence, cell, scale)
+        for scale in evidence.scales or scales[-1:]
+        for pattern in patterns(evidence.preregistered)
+    ]
+
+
+def _row(pattern: Pattern, evidence: Evidence, cell: Cell, scale: str) -> Row:
+    places = sorted({place for contrast in pattern.contrasts for place in contrast.terms})
+    judged = judge_seeds(pattern, {place: cell(scale, *place) for place in places})
+    states = [evidence.state(scale, unit) for unit, _ in places]
+    state, reason = max(states, key=lambda pair: STATES.index(pair[0]))
+    return Row(
+        target=evidence.target,
+        claim=pattern.name,
+        kind="pattern",
+        scale=scale,
+        state=state,
+        reason=reason or f"{BINDING}{judged.contrast}",
+        **judged.columns(),  # type: ignore[arg-type]
+    )
