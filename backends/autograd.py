@@ -1,4 +1,9 @@
-"""The differentiable quantizer for torch: `fake_quantize`, over the forward and backward of a torch backend."""
+"""The differentiable quantizer for torch: `fake_quantize`, over the forward and backward of a torch backend.
+
+Eager calls go through an `autograd.Function`. Under `torch.compile` and `torch.export` the same call becomes either
+the operator of `backends.operator`, which runs a backend as it is but which Inductor cannot fuse with its neighbours,
+or the operations of the eager backend, which it can.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import backends
-from backends.contract import Backend, BackendUnavailableError, Scaler, check_noise
+from backends import operator
+from backends.contract import Backend, BackendUnavailableError, Scaler, check_noise, check_parameters
 
 TORCH_BACKENDS = tuple(name for name in backends.NAMES if name != "reference")
 
@@ -40,7 +46,8 @@ def fake_quantize(
     without it).
 
     Between forward and backward x alone is kept, beside the parameters (and the noise): the rest is recomputed (G4).
-    There is no second derivative. Raises `TypeError` and `ValueError` as `backends.eager.forward` does, and as
+    There is no second derivative. `torch.compile` and `torch.export` trace through it without a graph break; autocast
+    leaves it alone. Raises `TypeError` and `ValueError` as `backends.eager.forward` does, and as
     `backends.get` for a backend that is unknown or cannot serve. Source: contract Q1-Q7, G1-G4.
 
     >>> x = torch.tensor([-9.0, 0.3, 1.0, 2.0], requires_grad=True)
@@ -52,11 +59,60 @@ def fake_quantize(
     >>> x.grad, step.grad, upper.grad
     (tensor([0.0000, 0.9600, 1.0000, 0.0000]), tensor(0.4240), tensor(1.))
     """
-    module = backends.get(backend, x.device)
-    if module.__name__ == "backends.reference":  # type: ignore[attr-defined]
-        raise BackendUnavailableError(f"backend 'reference' computes on NumPy arrays: ask for one of {TORCH_BACKENDS}")
+    if torch.compiler.is_compiling():
+        return _traced(
+            x, step, lower, upper, noise, axis, backend, scaler.name, scaler.delta, scaler.alpha, scaler.form
+        )
+    module = _torch_backend(backend, x)
     check_noise(scaler, noise, x.shape)
     return _FakeQuantize.apply(x, step, lower, upper, scaler, axis, module, noise)
+
+
+def _torch_backend(name: str | None, x: Tensor) -> Backend:
+    module = backends.get(name, x.device)
+    if module.__name__ == "backends.reference":  # type: ignore[attr-defined]
+        raise BackendUnavailableError(f"backend 'reference' computes on NumPy arrays: ask for one of {TORCH_BACKENDS}")
+    return module
+
+
+@torch.compiler.allow_in_graph  # Dynamo leaves the call whole; AOTAutograd runs it, as ordinary Python
+def _traced(
+    x: Tensor,
+    step: Any,
+    lower: Any,
+    upper: Any,
+    noise: Tensor | None,
+    axis: int | None,
+    backend: str | None,
+    *scaler: Any,
+) -> Tensor:
+    """`fake_quantize` of tensors without data; `scaler` is its fields. Raises where the shapes and numbers are wrong.
+
+    An exported graph always holds the operator: traced operations would lose the gradients on the way.
+    """
+    module = _torch_backend(backend, x)
+    check_noise(Scaler(*scaler), noise, x.shape)
+    parameters = _as_tensors(x, step, lower, upper)
+    if module.__name__ != "backends.eager" or torch.compiler.is_exporting():  # type: ignore[attr-defined]
+        name = module.__name__.removeprefix("backends.")  # type: ignore[attr-defined]
+        return operator.fake_quantize(x, *parameters, noise, axis, name, *scaler)
+    if axis is None:
+        return _traced(x[None], *parameters, noise if noise is None else noise[None], 0, backend, *scaler)[0]
+    # The eager backend reads 0-d parameters on the CPU, to check them: what has no data must be 1-D.
+    channels = (parameter.expand(x.shape[axis]) for parameter in parameters)
+    return _FakeQuantize.apply(x, *channels, Scaler(*scaler), axis, module, noise)
+
+
+def _as_tensors(x: Tensor, step: Any, lower: Any, upper: Any) -> list[Tensor]:
+    """The parameters, numbers among them checked and made tensors in the compute dtype on the device of x."""
+    parameters = {"step": step, "lower": lower, "upper": upper}
+    numbers = {name: value for name, value in parameters.items() if not isinstance(value, Tensor)}
+    dtype = operator.compute_dtype(x)
+    check_parameters(**numbers, dtype=str(dtype).removeprefix("torch."))
+    return [
+        torch.full((), value, dtype=dtype, device=x.device) if name in numbers else value
+        for name, value in parameters.items()
+    ]
 
 
 class _FakeQuantize(torch.autograd.Function):
@@ -84,10 +140,9 @@ class _FakeQuantize(torch.autograd.Function):
         x, noise, *tensors = ctx.saved_tensors
         parameters = [n if t is None else t for n, t in zip(ctx.numbers, tensors, strict=True)]
         gradients = ctx.module.backward(grad, x, *parameters, scaler=ctx.scaler, axis=ctx.axis, noise=noise)
-        wanted = [
-            gradient.to(t) if needed else None
-            for gradient, t, needed in zip(gradients, (x, *tensors), ctx.needs_input_grad, strict=False)
-        ]
+        wanted = (
+            gradient if needed else None for gradient, needed in zip(gradients, ctx.needs_input_grad, strict=False)
+        )
         return *wanted, None, None, None, None
 
 

@@ -1,0 +1,115 @@
+"""The quantizer as an operator of torch's library, for graphs: `torch.compile` and `torch.export` see one node.
+
+Eager calls do without it: the dispatcher makes an operator with an autograd formula cost twice an
+`autograd.Function`. `backends.autograd.fake_quantize` chooses; nothing else needs this module.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import backends
+from backends.contract import Scaler
+
+Four = tuple[Tensor, Tensor, Tensor, Tensor]
+AUTOCAST_KEYS = ("AutocastCPU", "AutocastCUDA")
+
+
+@torch.library.custom_op("backends::fake_quantize", mutates_args=())
+def fake_quantize(
+    x: Tensor,
+    step: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    noise: Tensor | None,
+    axis: int | None,
+    backend: str,
+    scaler: str,
+    delta: float,
+    alpha: float | None,
+    form: str,
+) -> Tensor:
+    """`rint(clip(x, lower, upper) / step) * step` as `torch.ops.backends.fake_quantize`, with its four gradients.
+
+    All arguments are positional. `noise` and those from `scaler` on (the fields of a `Scaler`) serve the gradients
+    alone. Shapes, dtypes, strides and errors are those of `forward` and `backward` of the torch backend named.
+
+    >>> x, step, lower, upper = torch.tensor([0.3, 9.0]), torch.tensor(0.5), torch.tensor(-1.0), torch.tensor(1.0)
+    >>> torch.ops.backends.fake_quantize(x, step, lower, upper, None, None, "eager", "ste", 0.0, None, "printed")
+    tensor([0.5000, 1.0000])
+    """
+    return backends.get(backend, x.device).forward(x, step, lower, upper, axis=axis)
+
+
+@fake_quantize.register_fake
+def _(x: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("backends::fake_quantize_backward", mutates_args=())
+def fake_quantize_backward(
+    grad: Tensor,
+    x: Tensor,
+    step: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    noise: Tensor | None,
+    axis: int | None,
+    backend: str,
+    scaler: str,
+    delta: float,
+    alpha: float | None,
+    form: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The four gradients, with the strides of x for the first and in the compute dtype for the others."""
+    return backends.get(backend, x.device).backward(
+        grad,
+        x,
+        step,
+        lower,
+        upper,
+        scaler=Scaler(scaler, delta, alpha, form),  # type: ignore[arg-type]
+        axis=axis,
+        noise=noise,
+        out=torch.empty_like(x),
+    )
+
+
+@fake_quantize_backward.register_fake
+def _(grad: Tensor, x: Tensor, step: Tensor, lower: Tensor, upper: Tensor, *_: Any) -> Four:
+    dtype = compute_dtype(x)
+    return (
+        torch.empty_like(x),
+        x.new_empty(step.shape, dtype=dtype),
+        x.new_empty(lower.shape, dtype=dtype),
+        x.new_empty(upper.shape, dtype=dtype),
+    )
+
+
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """float64 for float64 input, float32 for all other (Q5)."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.axis, ctx.backend, ctx.scaler, ctx.delta, ctx.alpha, ctx.form = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    x, *parameters, noise = ctx.saved_tensors
+    constants = (ctx.axis, ctx.backend, ctx.scaler, ctx.delta, ctx.alpha, ctx.form)
+    gradients = torch.ops.backends.fake_quantize_backward(grad, x, *parameters, noise, *constants)
+    own = [gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, (x, *parameters), strict=True)]
+    return *own, None, *(None for _ in constants)
+
+
+fake_quantize.register_autograd(_differentiate, setup_context=_keep)
+
+# Autocast casts nothing: the quantizer computes in float32 whatever the dtype of x, and y keeps that dtype (Q5).
+_library = torch.library.Library("backends", "FRAGMENT")
+for _key in AUTOCAST_KEYS:
+    _library.impl("fake_quantize", torch.library.fallthrough_kernel, _key)

@@ -1,0 +1,156 @@
+"""`fake_quantize` under torch.compile and torch.export: one graph, the same numbers, and which path ran."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.profiler import profile
+
+from backends import Scaler, operator
+from backends.autograd import fake_quantize
+from tests.backends.cases import assert_equal, plain
+from tests.strategies import grid, specials, tie_grid
+
+OPERATOR = "backends::fake_quantize"
+ROUND = "aten::round"
+EWGS = ("ewgs", 0.1, None, "printed")
+SETTING = grid(4, signed=True, step=0.1)
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled() -> None:
+    torch._dynamo.reset()
+
+
+def data() -> Tensor:
+    """Ties, their neighbours and special values, six channels."""
+    x = np.concatenate([tie_grid(SETTING), specials(SETTING)])
+    return torch.from_numpy(x[: len(x) // 6 * 6].reshape(-1, 6))
+
+
+def parameter(value: float, axis: int | None) -> Tensor:
+    return torch.full(() if axis is None else (6,), value, requires_grad=True)
+
+
+def run(function: Callable, x: Tensor, *parameters: Any, **options: Any) -> list[np.ndarray]:
+    """Values, then gradients of x and of the parameters that are tensors."""
+    leaves = [x.clone().requires_grad_()]
+    leaves += [p.detach().clone().requires_grad_() for p in parameters if isinstance(p, Tensor)]
+    own = iter(leaves[1:])
+    given = [next(own) if isinstance(p, Tensor) else p for p in parameters]
+    y = function(leaves[0], *given, **options)
+    y.backward(torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x.dtype))
+    arrays = [y.detach(), *(leaf.grad for leaf in leaves)]
+    return [plain(array.float() if array.dtype == torch.bfloat16 else array) for array in arrays]
+
+
+def assert_compiled_equals_eager(
+    backend: str, parameters: tuple, ran: set[str], how: str = "aot_eager", **options: Any
+) -> None:
+    """Bit for bit; `ran` says which of the two operators, the custom one and rounding, run once compiled."""
+    options |= {"backend": backend, "scaler": Scaler(*EWGS)}
+    compiled = torch.compile(fake_quantize, fullgraph=True, backend=how)
+    for one, other in zip(
+        run(compiled, data(), *parameters, **options), run(fake_quantize, data(), *parameters, **options), strict=True
+    ):
+        assert_equal(one, other)
+    with profile() as profiled:
+        run(compiled, data(), *parameters, **options)
+    assert {event.name for event in profiled.events()} & {OPERATOR, ROUND} == ran
+
+
+class TestCompile:
+    """`fullgraph=True` raises at a graph break; "aot_eager" runs the traced operations one by one."""
+
+    @pytest.mark.parametrize(("backend", "ran"), [("eager", {ROUND}), ("fused", {OPERATOR})])
+    @pytest.mark.parametrize("axis", [None, 1])
+    def test_same_numbers_as_eager(self, backend: str, ran: set[str], axis: int | None) -> None:
+        parameters = tuple(parameter(value, axis) for value in SETTING.parameters)
+        assert_compiled_equals_eager(backend, parameters, ran, axis=axis)
+
+    @pytest.mark.parametrize(("backend", "ran"), [("eager", {ROUND}), ("fused", {OPERATOR})])
+    def test_numbers_and_tensors_mixed(self, backend: str, ran: set[str]) -> None:
+        parameters = (SETTING.step, SETTING.lower, parameter(SETTING.upper, axis=1))
+        assert_compiled_equals_eager(backend, parameters, ran, axis=1)
+
+    def test_another_shape_needs_no_graph_break(self) -> None:
+        compiled = torch.compile(fake_quantize, fullgraph=True, backend="aot_eager", dynamic=True)
+        for rows in (3, 5, 7):
+            x = torch.linspace(-1, 1, 2 * rows).reshape(rows, 2)
+            y = compiled(x, *SETTING.parameters, scaler=Scaler("ste"))
+            assert torch.equal(y, fake_quantize(x, *SETTING.parameters, scaler=Scaler("ste")))
+
+    def test_S4_noise(self) -> None:
+        x, noise = torch.tensor([0.3, -0.4], requires_grad=True), torch.tensor([0.5, -0.5])
+        scaler = Scaler("uniform_noise", delta=0.5)
+        compiled = torch.compile(fake_quantize, fullgraph=True, backend="aot_eager")
+        compiled(x, 0.5, -1.0, 1.0, scaler=scaler, noise=noise, backend="eager").sum().backward()
+        assert x.grad.tolist() == [1.25, 0.75]
+
+    def test_Q6_numbers_are_checked_when_traced(self) -> None:
+        compiled = torch.compile(fake_quantize, fullgraph=True, backend="aot_eager")
+        with pytest.raises(Exception, match=r"step must be positive and finite in float32, got step=0\.0"):
+            compiled(torch.ones(2), 0.0, -1.0, 1.0, scaler=Scaler("ste"))
+
+    def test_inductor_fuses_the_eager_path_and_keeps_its_numbers(self) -> None:
+        with torch._inductor.config.patch(compile_threads=1, fx_graph_cache=False):
+            parameters = (SETTING.step, SETTING.lower, SETTING.upper)
+            assert_compiled_equals_eager("eager", parameters, ran=set(), how="inductor")
+
+
+class TestExport:
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = nn.Parameter(torch.tensor(SETTING.step))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return fake_quantize(x.relu(), self.step, SETTING.lower, SETTING.upper, scaler=Scaler(*EWGS))
+
+    def test_the_operator_is_in_the_graph_and_its_gradients_behind_it(self) -> None:
+        layer = self.Layer()
+        program = torch.export.export(layer, (data(),))
+        assert [str(node.target) for node in program.graph.nodes].count("backends.fake_quantize.default") == 1
+        exported = program.module()
+        y = exported(data())
+        assert_equal(plain(y.detach()), plain(layer(data()).detach()))
+        x = torch.nan_to_num(data())
+        exported(x).square().sum().backward()
+        layer(x).square().sum().backward()
+        assert torch.equal(exported.step.grad, layer.step.grad)
+
+
+class TestAutocast:
+    """Nothing is cast: y has the dtype of x, whatever autocast says, and so have the gradients."""
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+    @pytest.mark.parametrize("backend", ["eager", "fused"])
+    @pytest.mark.parametrize("compiled", [False, True], ids=["eagerly", "compiled"])
+    def test_the_same_with_and_without(self, dtype: torch.dtype, backend: str, compiled: bool) -> None:
+        function = torch.compile(fake_quantize, fullgraph=True, backend="aot_eager") if compiled else fake_quantize
+        parameters = tuple(parameter(value, None) for value in SETTING.parameters)
+        options = {"scaler": Scaler(*EWGS), "backend": backend}
+        expected = run(function, data().to(dtype), *parameters, **options)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert function(data().to(dtype), *parameters, **options).dtype == dtype
+            ours = run(function, data().to(dtype), *parameters, **options)
+        for one, other in zip(ours, expected, strict=True):
+            assert_equal(one, other)
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("axis", "noise"), [(None, False), (0, True)])
+def test_opcheck(backend: str, dtype: torch.dtype, axis: int | None, noise: bool) -> None:
+    """Schema, fake implementation (shapes, dtypes, strides) and autograd formula agree with what runs."""
+    x = torch.linspace(-1, 1, 24).reshape(2, 3, 4).transpose(0, 1).to(dtype)
+    step = torch.full((3,), 0.1) if axis == 0 else torch.tensor(0.1)
+    upper = torch.tensor(0.7, requires_grad=True)
+    scaler = ("gaussian_noise", 0.1, None, "printed") if noise else EWGS
+    arguments = (x.requires_grad_(), step, torch.tensor(-0.8), upper, torch.ones_like(x) if noise else None, axis)
+    torch.library.opcheck(operator.fake_quantize, (*arguments, backend, *scaler))
