@@ -255,7 +255,7 @@ def env(as_json: bool) -> None:
     """Versions and hardware, as every record keeps them."""
     from repro import hardware
 
-    facts = hardware.provenance([]) | {"cores": len(hardware.cores())}
+    facts = {**hardware.provenance(), "cores": len(hardware.cores())}
     del facts["command"]
     if as_json:
         _print_json(facts)

@@ -6,7 +6,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,11 @@ def commit(root: Path = ROOT) -> tuple[str, bool]:
     return head.strip(), bool(changes.strip())
 
 
-def provenance(arguments: Sequence[str] | None = None, root: Path = ROOT) -> dict[str, Any]:
-    """What a record says about the code and the machine that made it: taken once, when a command starts."""
-    head, dirty = commit(root)
-    words = command(sys.argv[1:] if arguments is None else arguments)
+@cache
+def provenance() -> Mapping[str, Any]:
+    """What a record says about the code and the machine that made it, as it was when this process first asked."""
+    head, dirty = commit()
+    words = command(sys.argv[1:])
     return {"commit": head, "dirty": dirty, "command": words, "versions": versions(), "cpu": cpu(), "gpu": gpu()}
 
 
