@@ -1,6 +1,6 @@
 """The eager backend: the contract in plain torch operations, on any device.
 
-Nothing here relies on autograd: the gradients are computed from their formulas, the mask from x (G1). Parameters are
+Nothing here relies on autograd: the gradients are computed from their formulas, the mask from x (G1). Parameters become
 tensors on the device of x before they meet it, because torch on CUDA replaces a division by a number with a
 multiplication by its reciprocal (Q1), and nothing waits for the device (Q7).
 """
@@ -56,7 +56,8 @@ def forward(
 
     Raises `TypeError` unless x is float16, bfloat16, float32 or float64; `ValueError`, naming the argument, for
     parameters against Q6 that are numbers or 0-d tensors on the CPU (others are checked where they are set, by
-    `contract.check_parameters`), for those whose shape does not fit, and for an `out` of another shape or dtype.
+    `contract.check_parameters`), for other tensors on another device than x, for parameters whose shape does not
+    fit, and for an `out` of another shape or dtype.
 
     >>> forward(torch.tensor([-9.0, 0.25, 0.75, 0.8]), step=0.5, lower=-1.0, upper=1.0)
     tensor([-1.,  0.,  1.,  1.])
@@ -169,9 +170,12 @@ def _cast(
     given = {"step": step, "lower": lower, "upper": upper}
     known = {name: value for name, value in given.items() if _is_cpu_scalar(value)}
     check_parameters(**known, dtype=str(dtype).removeprefix("torch."))
+    for name, value in given.items():
+        if name not in known and value.device != x.device:
+            raise ValueError(f"{name} is on {value.device}, expected the device of x, {x.device}")
     tensors = {
-        # `full` writes the number from a kernel's argument; copying a CPU tensor to a GPU would wait for it.
-        name: torch.full((), float(value), dtype=dtype, device=x.device) if name in known else value.to(x.device, dtype)
+        # `full` takes the number along with the kernel; copying a CPU tensor to a GPU would wait for it.
+        name: torch.full((), float(value), dtype=dtype, device=x.device) if name in known else value.to(dtype)
         for name, value in given.items()
     }
     axis = check_axis(axis, x.shape, **{name: tensor.shape for name, tensor in tensors.items()})

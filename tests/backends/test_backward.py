@@ -295,6 +295,13 @@ class TestNoise:
         assert_equal(gradients.x, np.float32([1.25, -1.75, 0.0]))
         assert_equal(gradients.upper, np.array(6.0, np.float32))
 
+    def test_Q5_noise_and_grad_are_cast_to_the_compute_dtype(self, backend: Case) -> None:
+        x, scaler = np.float32([0.375, 9.0]), Scaler("uniform_noise")
+        for dtype in (np.float16, np.float64):
+            grad, noise = np.array([1.0, -2.0], dtype), np.array([0.5, 0.25], dtype)
+            for gradient in backend.backward(grad, x, 0.5, -1.0, 1.5, scaler=scaler, noise=noise):
+                assert gradient.dtype == np.float32
+
     @pytest.mark.parametrize(
         ("name", "noise", "message"),
         [

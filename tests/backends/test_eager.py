@@ -78,6 +78,12 @@ class TestDevices:
         """One number per channel is not read here, so a bad one goes through, as inf or NaN."""
         assert eager.forward(torch.ones(1), torch.zeros(1), -1.0, 1.0, axis=0).isnan().all()
 
+    @pytest.mark.parametrize("name", ["step", "lower", "upper"])
+    def test_Q7_a_tensor_elsewhere_raises_instead_of_being_fetched(self, name: str) -> None:
+        parameters = {"step": 0.5, "lower": -1.0, "upper": 1.5} | {name: torch.zeros(3, device="meta")}
+        with pytest.raises(ValueError, match=f"{name} is on meta, expected the device of x, cpu"):
+            eager.forward(torch.ones(3), **parameters, axis=0)
+
 
 class TestBfloat16:
     SETTING = grid(5, signed=True, step=0.0123)
