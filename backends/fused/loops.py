@@ -62,7 +62,7 @@ _SIGNATURE = types.void(types.int64)
 _OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 """No fast mathematics: divisions stay divisions (Q1), sums keep their order."""
 
-_inlined = njit(inline="always", **_OPTIONS)
+_inlined = njit(forceinline=True, **_OPTIONS)
 
 
 @intrinsic
@@ -132,14 +132,14 @@ def _stored(rounded: Any, step: Any, target: Any) -> Any:
     """The code or the value of rint(v); NaN has a code of its own (Q6)."""
 
 
-@overload(_widen, inline="always")
+@overload(_widen, jit_options={"forceinline": True})
 def _(number):  # type: ignore[no-untyped-def]
     if number == types.uint16:
         return lambda number: _from_bits(np.uint32(number) << np.uint32(16))
     return lambda number: number
 
 
-@overload(_narrow, inline="always")
+@overload(_narrow, jit_options={"forceinline": True})
 def _(number, storage):  # type: ignore[no-untyped-def]
     if storage.dtype != types.uint16:
         return lambda number, storage: number
@@ -152,7 +152,7 @@ def _(number, storage):  # type: ignore[no-untyped-def]
     return narrow
 
 
-@overload(_stored, inline="always")
+@overload(_stored, jit_options={"forceinline": True})
 def _(rounded, step, target):  # type: ignore[no-untyped-def]
     if target.dtype == types.int32:
         return lambda rounded, step, target: _NAN_CODE if rounded != rounded else np.int32(rounded)
@@ -211,33 +211,67 @@ def _arctanh(x):  # type: ignore[no-untyped-def]
 
 
 @_inlined
-def _multiplier(kind, g, e, noise, factor, alpha):  # type: ignore[no-untyped-def]
-    """The scaler table (S1); `factor` is delta, times the further one of the normalised form."""
-    if kind == STE:
-        return ONE
-    if kind == RANDOM:
-        return ONE + factor * noise
-    if kind == PBGS:
-        return ONE + factor * abs(e)
-    if kind == ACOS:
-        return ONE + factor * _sin_pi(e)
-    signed = factor if g > ZERO else (-factor if g < ZERO else ZERO)
-    if kind == EWGS:
-        return ONE + signed * e
-    if kind == TANH:
-        return ONE + signed * _tanh(alpha * e)
-    return ONE + signed * _arctanh(alpha * e)
+def _ste(g, e, noise, i, factor, alpha):  # type: ignore[no-untyped-def]
+    return ONE
 
 
 @_inlined
-def _gradients(kind, g, x, noise, step, lower, upper, factor, alpha):  # type: ignore[no-untyped-def]
-    """dx, and the terms of dstep, dlower and dupper, of one element (G1)."""
-    v = _position(x, step, lower, upper)
+def _pbgs(g, e, noise, i, factor, alpha):  # type: ignore[no-untyped-def]
+    return ONE + factor * abs(e)
+
+
+@_inlined
+def _ewgs(g, e, noise, i, factor, alpha):  # type: ignore[no-untyped-def]
+    return ONE + _signed(factor, g) * e
+
+
+@_inlined
+def _acos(g, e, noise, i, factor, alpha):  # type: ignore[no-untyped-def]
+    return ONE + factor * _sin_pi(e)
+
+
+@_inlined
+def _tanh_of_error(g, e, noise, i, factor, alpha):  # type: ignore[no-untyped-def]
+    return ONE + _signed(factor, g) * _tanh(alpha * e)
+
+
+@_inlined
+def _invtanh(g, e, noise, i, factor, alpha):  # type: ignore[no-untyped-def]
+    return ONE + _signed(factor, g) * _arctanh(alpha * e)
+
+
+@_inlined
+def _random(g, e, noise, i, factor, alpha):  # type: ignore[no-untyped-def]
+    return ONE + factor * noise[i]
+
+
+@_inlined
+def _signed(factor, g):  # type: ignore[no-untyped-def]
+    """factor * sign(g), sign(0) = 0."""
+    return factor if g > ZERO else (-factor if g < ZERO else ZERO)
+
+
+_MULTIPLIERS = (_ste, _pbgs, _ewgs, _acos, _tanh_of_error, _invtanh, _random)
+"""The scaler table (S1), in the order of the kinds; `factor` is delta, times that of the normalised form."""
+
+
+@_inlined
+def _gradients(multiplier, storage, x, grad, noise, out, i, step, lower, upper, factor, alpha):  # type: ignore[no-untyped-def]
+    """Of element i dx, which is stored, and the terms of dstep, dlower and dupper, which are returned (G1)."""
+    number, g = _widen(x[i]), _widen(grad[i])
+    v = _position(number, step, lower, upper)
     rounded = np.rint(v)
-    s = _multiplier(kind, g, v - rounded, noise, factor, alpha)
+    s = multiplier(g, v - rounded, noise, i, factor, alpha)
     scaled = g * s
-    dx = scaled if (x >= lower) & (x <= upper) else ZERO
-    return dx, g * (rounded - s * v), scaled if x < lower else ZERO, scaled if x > upper else ZERO
+    out[i] = _narrow(scaled if (number >= lower) & (number <= upper) else ZERO, storage)
+    return g * (rounded - s * v), scaled if number < lower else ZERO, scaled if number > upper else ZERO
+
+
+@_inlined
+def _add(lanes, lane, terms):  # type: ignore[no-untyped-def]
+    lanes[lane] += terms[0]
+    lanes[LANES + lane] += terms[1]
+    lanes[2 * LANES + lane] += terms[2]
 
 
 @_inlined
@@ -286,88 +320,80 @@ def _elementwise(storage: type, target: type, spread: bool) -> Callable:
     return elementwise
 
 
-def _backward(storage: type, kind: int, spread: bool) -> Callable:
-    """dx, and of each block the sums of the other three gradients."""
+def _backward_of_blocks(storage: type, kind: int) -> Callable:
+    """dx, and of each block, which has one grid, the sums of the other gradients: by lanes, over runs in float64."""
 
     def backward(address):  # type: ignore[no-untyped-def]
-        job = _pointer(address, np.int64)
+        job, multiplier = _pointer(address, np.int64), _MULTIPLIERS[kind]
+        x, grad, out = _pointer(job[X], storage), _pointer(job[GRAD], storage), _pointer(job[OUT], storage)
+        noise, constants = _pointer(job[NOISE], np.float32), _pointer(job[CONSTANTS], np.float32)
+        grids, partial = _pointer(job[PARAMETERS], np.float32), _pointer(job[PARTIAL], np.float64)
+        factor, alpha, columns, blocks = constants[0], constants[1], job[COLUMNS], job[BLOCKS]
+        lanes = _lanes_on_stack()
         first, end = _claim(job)
         while first < end:
             for block in range(first, end):
-                if spread:
-                    _sums_by_column(job, block, storage, kind)
-                else:
-                    _sums_of_block(job, block, storage, kind)
+                start, stop, grid = _locate(job, block)
+                step, lower, upper = grids[grid], grids[columns + grid], grids[2 * columns + grid]
+                of_step = of_lower = of_upper = 0.0
+                for run in range(start, stop, RUN):
+                    until = min(run + RUN, stop)
+                    for lane in range(3 * LANES):
+                        lanes[lane] = ZERO
+                    for row in range(run, until, LANES):
+                        if until - row >= LANES:
+                            for lane in range(LANES):
+                                terms = _gradients(multiplier, storage, x, grad, noise, out, row + lane, step, lower, upper, factor, alpha)
+                                _add(lanes, lane, terms)
+                        else:
+                            for lane in range(until - row):
+                                terms = _gradients(multiplier, storage, x, grad, noise, out, row + lane, step, lower, upper, factor, alpha)
+                                _add(lanes, lane, terms)
+                    for lane in range(LANES):
+                        of_step += lanes[lane]
+                        of_lower += lanes[LANES + lane]
+                        of_upper += lanes[2 * LANES + lane]
+                partial[block], partial[blocks + block], partial[2 * blocks + block] = of_step, of_lower, of_upper
             first, end = _claim(job)
 
     return backward
 
 
-@_inlined
-def _sums_by_column(job, block, storage, kind):  # type: ignore[no-untyped-def]
-    """A block of whole rows, one grid per column: a sum per column, in float64."""
-    grids, columns = _pointer(job[PARAMETERS], np.float32), job[COLUMNS]
-    constants, lanes = _pointer(job[CONSTANTS], np.float32), _lanes_on_stack()
-    plane = job[BLOCKS] * columns
-    sums = _pointer(job[PARTIAL] + 8 * block * columns, np.float64)
-    for q in range(3):
-        for j in range(columns):
-            sums[q * plane + j] = 0.0
-    start, stop, _ = _locate(job, block)
-    for row in range(start, stop, columns):
-        width = min(columns, stop - row)
-        for first in range(0, width, LANES):
-            count = min(LANES, width - first)
-            for lane in range(3 * LANES):
-                lanes[lane] = ZERO
-            for lane in range(count):
-                j = first + lane
-                step, lower, upper = grids[j], grids[columns + j], grids[2 * columns + j]
-                _add(job, row + j, storage, kind, step, lower, upper, constants[0], constants[1], lanes, lane)
-            for q in range(3):
-                for lane in range(count):
-                    sums[q * plane + first + lane] += lanes[q * LANES + lane]
+def _backward_of_columns(storage: type, kind: int) -> Callable:
+    """dx, and of each block, whose rows have one grid per column, the sums of the other gradients by columns."""
 
+    def backward(address):  # type: ignore[no-untyped-def]
+        job, multiplier = _pointer(address, np.int64), _MULTIPLIERS[kind]
+        x, grad, out = _pointer(job[X], storage), _pointer(job[GRAD], storage), _pointer(job[OUT], storage)
+        noise, constants = _pointer(job[NOISE], np.float32), _pointer(job[CONSTANTS], np.float32)
+        grids, partial = _pointer(job[PARAMETERS], np.float32), _pointer(job[PARTIAL], np.float64)
+        factor, alpha, columns, plane = constants[0], constants[1], job[COLUMNS], job[BLOCKS] * job[COLUMNS]
+        lanes = _lanes_on_stack()
+        first, end = _claim(job)
+        while first < end:
+            for block in range(first, end):
+                start, stop, _ = _locate(job, block)
+                for q in range(3):
+                    for j in range(columns):
+                        partial[q * plane + block * columns + j] = 0.0
+                for row in range(start, stop, columns):
+                    width = min(columns, stop - row)
+                    for left in range(0, width, LANES):
+                        count = min(LANES, width - left)
+                        for lane in range(3 * LANES):
+                            lanes[lane] = ZERO
+                        for lane in range(count):
+                            j = left + lane
+                            step, lower, upper = grids[j], grids[columns + j], grids[2 * columns + j]
+                            terms = _gradients(multiplier, storage, x, grad, noise, out, row + j, step, lower, upper, factor, alpha)
+                            _add(lanes, lane, terms)
+                        for q in range(3):
+                            sums = q * plane + block * columns + left
+                            for lane in range(count):
+                                partial[sums + lane] += lanes[q * LANES + lane]
+            first, end = _claim(job)
 
-@_inlined
-def _sums_of_block(job, block, storage, kind):  # type: ignore[no-untyped-def]
-    """A block on one grid: one sum, by lanes in float32 over a run, over the runs in float64."""
-    grids, columns, partial = _pointer(job[PARAMETERS], np.float32), job[COLUMNS], _pointer(job[PARTIAL], np.float64)
-    constants, lanes = _pointer(job[CONSTANTS], np.float32), _lanes_on_stack()
-    factor, alpha = constants[0], constants[1]
-    start, stop, grid = _locate(job, block)
-    step, lower, upper = grids[grid], grids[columns + grid], grids[2 * columns + grid]
-    of_step = of_lower = of_upper = 0.0
-    for run in range(start, stop, RUN):
-        end = min(run + RUN, stop)
-        rest = end - (end - run) % LANES
-        for lane in range(3 * LANES):
-            lanes[lane] = ZERO
-        for i in range(run, rest, LANES):
-            for lane in range(LANES):
-                _add(job, i + lane, storage, kind, step, lower, upper, factor, alpha, lanes, lane)
-        for i in range(rest, end):
-            _add(job, i, storage, kind, step, lower, upper, factor, alpha, lanes, i - rest)
-        for lane in range(LANES):
-            of_step += lanes[lane]
-            of_lower += lanes[LANES + lane]
-            of_upper += lanes[2 * LANES + lane]
-    blocks = job[BLOCKS]
-    partial[block], partial[blocks + block], partial[2 * blocks + block] = of_step, of_lower, of_upper
-
-
-@_inlined
-def _add(job, i, storage, kind, step, lower, upper, factor, alpha, lanes, lane):  # type: ignore[no-untyped-def]
-    """Element i: dx is stored, the other gradients' terms are added to their lane."""
-    x, grad, noise = _pointer(job[X], storage), _pointer(job[GRAD], storage), _pointer(job[NOISE], np.float32)
-    epsilon = noise[i] if kind == RANDOM else ZERO
-    dx, of_step, of_lower, of_upper = _gradients(
-        kind, _widen(grad[i]), _widen(x[i]), epsilon, step, lower, upper, factor, alpha
-    )
-    _pointer(job[OUT], storage)[i] = _narrow(dx, storage)
-    lanes[lane] += of_step
-    lanes[LANES + lane] += of_lower
-    lanes[2 * LANES + lane] += of_upper
+    return backward
 
 
 def _fold() -> Callable:
@@ -393,17 +419,16 @@ def _fold() -> Callable:
     return fold
 
 
-def _multipliers() -> Callable:
-    """The multipliers of a scaler that is known when running, from grad and, as x, the errors."""
+def _multipliers(kind: int) -> Callable:
+    """The multipliers of a scaler, from grad and, as x, the errors."""
 
     def multipliers(address):  # type: ignore[no-untyped-def]
-        job = _pointer(address, np.int64)
-        error, grad = _pointer(job[X], np.float32), _pointer(job[GRAD], np.float32)
-        noise, out = _pointer(job[NOISE], np.float32), _pointer(job[OUT], np.float32)
-        constants, kind = _pointer(job[CONSTANTS], np.float32), job[KIND]
+        job, multiplier = _pointer(address, np.int64), _MULTIPLIERS[kind]
+        error, grad, out = _pointer(job[X], np.float32), _pointer(job[GRAD], np.float32), _pointer(job[OUT], np.float32)
+        noise, constants = _pointer(job[NOISE], np.float32), _pointer(job[CONSTANTS], np.float32)
+        factor, alpha = constants[0], constants[1]
         for i in range(job[LENGTH]):
-            epsilon = noise[i] if kind == RANDOM else ZERO
-            out[i] = _multiplier(kind, grad[i], error[i], epsilon, constants[0], constants[1])
+            out[i] = multiplier(grad[i], error[i], noise, i, factor, alpha)
 
     return multipliers
 
@@ -416,7 +441,7 @@ class Loop(NamedTuple):
     keeps: Any
 
 
-_FACTORIES = {"elementwise": _elementwise, "backward": _backward, "fold": _fold, "multipliers": _multipliers}
+_FACTORIES = {"elementwise": _elementwise, "backward_of_blocks": _backward_of_blocks, "backward_of_columns":_backward_of_columns, "fold": _fold, "multipliers": _multipliers}
 
 
 @cache
