@@ -9,6 +9,7 @@ from repro.errors import ReproError
 from repro.evidence.files import write_text
 from repro.evidence.records import Evidence, Record
 from repro.places import Places, gather
+from repro.progress import label
 from repro.runner import key
 from repro.targets import Target, planned
 
@@ -16,15 +17,22 @@ from repro.targets import Target, planned
 def accept(places: Places, target: Target, say: Callable[[str], None], scale: str | None = None) -> None:
     """Move the records of `scale`, by default of every scale run here, render, and renew the README's status table.
 
-    `smoke` runs prove the pipeline and are accepted only when asked for. Raises `ReproError`, having moved nothing,
-    where a planned unit is recorded neither here nor in the committed store, or a record is of uncommitted code.
+    `smoke` runs prove the pipeline and are accepted only when asked for. A scale may be unfinished: what it lacks is
+    said, and shows as missing. Raises `ReproError`, having moved nothing, where the scale asked for has no record at
+    all, or a record is of uncommitted code.
     """
     local, committed = places.local, places.committed(target)
     here, there = gather(target, local), gather(target, committed)
     scales = [scale] if scale else [each for each in target.scales if each != "smoke" and _current(here, each)]
     moved = {each: _current(here, each) for each in scales}
+    if scale and not (moved[scale] or _current(there, scale)):
+        remedy = f"python -m repro {target.name} --scale {scale}"
+        raise ReproError(f"{target.name} {scale}: nothing of it is recorded; first {remedy}")
+    _check(_all(moved))
     for each in scales:
-        _check(target, each, moved[each], _current(there, each))
+        lacking = [unit for unit in planned(target, each) if key(unit) not in moved[each] | _current(there, each)]
+        if lacking:
+            say(f"{target.name} {each}: {len(lacking)} units still lack a record, first {label(lacking[0])}")
     for record in _all(moved):
         committed.write(record)
     for record in _outdated(gather(target, committed), scales):
@@ -50,13 +58,8 @@ def _current(evidence: Evidence, scale: str) -> dict[str, Record]:
     return {record.key: record for record in mine if record.numerics == numerics[record.unit, record.seed]}
 
 
-def _check(target: Target, scale: str, new: dict[str, Record], old: dict[str, Record]) -> None:
-    units = planned(target, scale)
-    lacking = [unit for unit in units if key(unit) not in new | old]
-    if lacking:
-        remedy = f"python -m repro {target.name} --scale {scale}"
-        raise ReproError(f"{target.name} {scale}: {len(lacking)} of {len(units)} units have no record; first {remedy}")
-    for record in new.values():
+def _check(records: list[Record]) -> None:
+    for record in records:
         if record.dirty:
             remedy = "commit and run it again with --force"
             raise ReproError(f"{record.key} was made with uncommitted changes on {record.commit[:12]}; {remedy}")

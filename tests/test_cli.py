@@ -53,7 +53,7 @@ def call(arguments: str) -> int:
         ("--scale cpu", 2, "TARGET"),
         ("accept conting", 2, "did you mean counting?"),
         ("accept table3 --scale cpu", 2, "not built at scale cpu"),
-        ("accept counting --scale cpu", 3, "12 of 12 units have no record"),
+        ("accept counting --scale cpu", 3, "nothing of it is recorded"),
         ("data cifar", 2, "cifar10"),
         ("status --format yaml", 2, "--format"),
         ("table3 --out file", 3, "file: File exists; choose another folder"),

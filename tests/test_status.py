@@ -68,12 +68,19 @@ def test_accepting_moves_the_records_renders_them_and_renews_the_readme(accepted
     assert readme.endswith("\nText.\n")
 
 
-def test_nothing_is_accepted_from_an_unfinished_scale_or_uncommitted_code(
-    places: Places, target: Target, run: Callable[..., None]
-) -> None:
+def test_evidence_is_accepted_in_pieces(places: Places, target: Target, run: Callable[..., None]) -> None:
+    said: list[str] = []
     run(seeds=2)
-    with pytest.raises(ReproError, match="4 of 12 units have no record"):
-        accept(places, target, print)
+    accept(places, target, said.append)
+    assert len(places.committed(target).read()[0]) == 8
+    assert said[0].startswith("counting cpu: 4 units still lack a record, first counting cpu")
+    run()
+    accept(places, target, said.append)
+    assert len(places.committed(target).read()[0]) == 12
+    assert "lack" not in said[-1]
+
+
+def test_nothing_is_accepted_of_uncommitted_code(places: Places, target: Target, run: Callable[..., None]) -> None:
     run(dirty=True)
     with pytest.raises(ReproError, match=r"counting/cpu/\S+ was made with uncommitted changes on c0ffee"):
         accept(places, target, print)
