@@ -1,0 +1,147 @@
+"""Streaming histograms of magnitudes: batches are counted and forgotten, the range grows, no count is ever lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repro.errors import ReproError
+
+BINS = 2048
+SMALLEST = -120
+"""Exponent of the narrowest bin: its reciprocal, and the top of its range, are normal float32 numbers."""
+BLOCK = 2048
+"""Values in a block of which `every` keeps a part."""
+
+
+class CalibrationError(ReproError, ValueError):
+    """Values, or a request, that no range can be found for: one line that says what is wrong with which."""
+
+
+class Histogram:
+    """Counts of |x| (`signed`) or max(x, 0) (not signed) over batches, per tensor or per channel.
+
+        counts[c, j] = number of values of channel c with  j width[c] <= |x| < (j + 1) width[c]
+
+    `width[c] = 2^e` with the least e such that `largest[c] < bins * width[c]`. When a larger value comes the range
+    doubles, as often as needed, by adding up neighbouring bins: exact, since all edges are multiples of powers of two.
+    So the histogram depends on the values alone, not on how they were cut into batches or in which order they came;
+    at least half of the bins are in use. Counts are int64: they never saturate, as float32 does at 2^24.
+
+    Args:
+        axis: channel axis of the observed tensors; None: one histogram for all.
+        signed: whether the range to be found is symmetric; otherwise it begins at 0, where negative values go.
+        bins: a power of two.
+        every: count one block of values in so many (the largest value is exact all the same), which makes watching a
+            network nearly free. Sampled are `2048 / every` neighbours out of each 2048 in memory order, at a position
+            that moves on from block to block; then what is counted depends on the batches.
+
+    Raises `ValueError` for an argument out of its range.
+
+    >>> histogram = Histogram(bins=4)
+    >>> histogram.observe(torch.tensor([0.5, -0.9]))
+    >>> histogram.width.item(), histogram.counts.tolist()
+    (0.25, [[0, 0, 1, 1]])
+    >>> histogram.observe(torch.tensor([3.0]))
+    >>> histogram.width.item(), histogram.counts.tolist(), histogram.largest.item()
+    (1.0, [[2, 0, 0, 1]], 3.0)
+    """
+
+    def __init__(self, *, axis: int | None = None, signed: bool = True, bins: int = BINS, every: int = 1) -> None:
+        if bins < 2 or bins & (bins - 1):
+            raise ValueError(f"bins={bins}: give a power of two")
+        if not (1 <= every <= BLOCK and BLOCK % every == 0):
+            raise ValueError(f"every={every}: give a divisor of {BLOCK}")
+        if axis is not None and every > 1:
+            raise ValueError(f"every={every}: only histograms per tensor can be sampled")
+        self.axis, self.signed, self.bins, self.every = axis, signed, bins, every
+        self.counts = torch.zeros(0, bins, dtype=torch.int64)
+        """(channels, bins) int64; no channels before the first values; one per tensor."""
+        self.largest = torch.zeros(0, dtype=torch.float64)
+        """(channels,): largest magnitude seen, exact."""
+        self._exponent = torch.zeros(0, dtype=torch.int64)
+
+    @property
+    def width(self) -> Tensor:
+        """(channels,) float64: bin widths, in the unit of x."""
+        return torch.ldexp(torch.ones_like(self.largest), self._exponent)
+
+    @property
+    def total(self) -> Tensor:
+        """(channels,) int64: values counted."""
+        return self.counts.sum(1)
+
+    @torch.no_grad()
+    def observe(self, x: Tensor) -> None:
+        """Count a batch: any shape, any float type, any device; an empty one changes nothing.
+
+        Raises `CalibrationError` for NaN and infinities and for another number of channels than before; `TypeError`
+        for integers. After an error the histogram is as it was.
+        """
+        if not x.dtype.is_floating_point:
+            raise TypeError(f"expected floating-point values, got {x.dtype}")
+        rows = self._rows(x.detach().float())
+        if rows.numel() == 0:
+            return
+        low, high = rows.aminmax(dim=1) if self.axis is not None else (v[None] for v in rows.aminmax())
+        largest = torch.maximum(high, -low if self.signed else torch.zeros_like(high)).double()
+        if not (torch.isfinite(low) & torch.isfinite(high)).all():
+            bad = int((~torch.isfinite(rows)).sum())
+            raise CalibrationError(f"{bad} of {rows.numel()} values are NaN or infinite: a range needs finite values")
+        if len(self.counts) == 0:
+            self._begin(len(rows), x.device)
+        self._grow_to(largest)
+        self._count(self._sample(rows))
+
+    def _rows(self, x: Tensor) -> Tensor:
+        """(channels, values) of x: a view where memory allows it; per tensor in memory order, which costs nothing."""
+        if self.axis is None:
+            dense = x if x.is_contiguous() or x.ndim != 4 else x.permute(0, 2, 3, 1)
+            return dense.reshape(1, -1)
+        if not -x.ndim <= self.axis < x.ndim:
+            raise CalibrationError(f"axis={self.axis} does not exist: the values have shape {tuple(x.shape)}")
+        rows = x.movedim(self.axis, 0).flatten(1) if x.ndim > 1 else x.reshape(-1, 1)
+        if len(self.counts) not in (0, len(rows)):
+            raise CalibrationError(f"{len(rows)} channels where earlier batches had {len(self.counts)}")
+        return rows.contiguous()
+
+    def _sample(self, rows: Tensor) -> Tensor:
+        blocks = rows.shape[1] // BLOCK
+        if self.every == 1 or blocks < self.every:
+            return rows
+        parts = rows[0, : blocks * BLOCK].view(blocks, self.every, BLOCK // self.every)
+        index = torch.arange(blocks, device=rows.device)
+        return parts[index, index % self.every].view(1, -1)
+
+    def _begin(self, channels: int, device: torch.device) -> None:
+        self.counts = torch.zeros(channels, self.bins, dtype=torch.int64, device=device)
+        self.largest = torch.zeros(channels, dtype=torch.float64, device=device)
+        self._exponent = torch.full((channels,), SMALLEST, device=device)
+
+    def _grow_to(self, largest: Tensor) -> None:
+        self.largest = torch.maximum(self.largest, largest)
+        # largest = f 2^k with 1/2 <= f < 1, so that largest < 2^k = bins * 2^(k - log2 bins)
+        needed = torch.frexp(self.largest).exponent.long() - (self.bins.bit_length() - 1)
+        doublings = (needed - self._exponent).clamp(min=0)
+        if bool(doublings.any()):
+            moved = torch.arange(self.bins, device=doublings.device) >> doublings.clamp(max=62)[:, None]
+            self.counts = torch.zeros_like(self.counts).scatter_add_(1, moved, self.counts)
+            self._exponent = self._exponent + doublings
+
+    def _count(self, rows: Tensor) -> None:
+        scale = (1 / self.width).float()
+        if rows.device.type == "cpu":
+            from repro.quantizers.calibration.kernels import count
+
+            count(rows.numpy(), scale.numpy(), self.signed, self.counts.numpy())
+            return
+        magnitude = rows.abs() if self.signed else rows.clamp(min=0)
+        index = (magnitude * scale[:, None]).long() + self.bins * torch.arange(len(rows), device=rows.device)[:, None]
+        self.counts += torch.bincount(index.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+
+    def numpy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(counts, width, largest) as arrays on the CPU. Raises `CalibrationError` when nothing was observed."""
+        if len(self.counts) == 0:
+            raise CalibrationError("no values were observed: a range needs at least one")
+        return self.counts.cpu().numpy(), self.width.cpu().numpy(), self.largest.cpu().numpy()

@@ -1,0 +1,141 @@
+"""Compiled loops of the calibrators: counting into histograms, and the searches over them by prefix sums."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+TIE = 1e-9
+"""Divergences (in nats) and squared errors (relative) nearer than this are equal; of equals the least clipping wins."""
+FEW = 8192
+"""Values up to which a row is counted straight into its bins."""
+
+
+@njit(nogil=True, cache=True)
+def count(values: np.ndarray, scale: np.ndarray, signed: bool, counts: np.ndarray) -> None:
+    """Add to `counts` (rows, bins) int64 the bins `floor(|x| * scale)` of `values` (rows, n) float32.
+
+    `scale` (rows,) float32 is one over each row's bin width, a power of two, so that the product is exact. Unsigned:
+    `max(x, 0)` in place of `|x|`. Every bin has to exist. Four partial histograms keep runs of one value, the zeros
+    behind a ReLU, from waiting on a single counter; each is uint32 and empty again before it could overflow.
+    """
+    rows, n = values.shape
+    bins = counts.shape[1]
+    part = np.zeros((4, bins), np.uint32)
+    for row in range(rows):
+        factor = scale[row]
+        if n <= FEW:
+            for i in range(n):
+                x = values[row, i]
+                counts[row, int((abs(x) if signed else max(x, np.float32(0))) * factor)] += 1
+            continue
+        for i in range(n):
+            x = values[row, i]
+            part[i & 3, int((abs(x) if signed else max(x, np.float32(0))) * factor)] += np.uint32(1)
+        for b in range(bins):
+            counts[row, b] += np.int64(part[0, b]) + part[1, b] + part[2, b] + part[3, b]
+        part[:] = 0
+
+
+@njit(nogil=True, cache=True)
+def entropy(counts: np.ndarray, levels: int) -> np.ndarray:
+    """For each row of `counts` (rows, bins), the number of bins m that the KL search keeps; 0 where none can be.
+
+    With c the counts, N their sum, M those of the first i bins, S_k the count and n_k the occupied bins of level k:
+
+        N KL_i = sum_{j < i-1} c_j ln c_j + p ln p - sum_k S_k ln(S_k / n_k) - (N - M) ln(S_last / n_last) + N ln(M / N)
+
+    with p = c_{i-1} + N - M: prefix sums of c, of c ln c and of occupied bins give all terms, a level each. A
+    candidate is passed over when the divergence of {last level, all others}, which is a lower bound, is already larger.
+    """
+    rows, bins = counts.shape
+    kept = np.zeros(rows, np.int64)
+    mass, occupied, entropies = np.zeros(bins + 1, np.int64), np.zeros(bins + 1, np.int64), np.zeros(bins + 1)
+    divergence = np.empty(bins + 1)
+    for row in range(rows):
+        c = counts[row]
+        top = 0
+        for j in range(bins):
+            mass[j + 1] = mass[j] + c[j]
+            occupied[j + 1] = occupied[j] + (c[j] > 0)
+            entropies[j + 1] = entropies[j] + (c[j] * math.log(c[j]) if c[j] else 0.0)
+            top = j + 1 if c[j] else top
+        total = mass[top]
+        divergence[:] = np.inf
+        best = np.inf
+        for i in range(top, levels - 1, -1):
+            if c[i - 1] == 0:
+                continue
+            inside, outside = mass[i], total - mass[i]
+            s = inside - mass[_start(levels - 1, i, levels)]
+            bound = (s + outside) / total * math.log((s + outside) / s * (inside / total))
+            bound += (inside - s) / total * math.log(inside / total)
+            if bound > best + TIE:
+                continue
+            cross, first = 0.0, 0
+            for k in range(1, levels + 1):
+                end = _start(k, i, levels)
+                s = mass[end] - mass[first]
+                if s:
+                    cross += (s + (outside if k == levels else 0)) * math.log(s / (occupied[end] - occupied[first]))
+                first = end
+            last = c[i - 1] + outside
+            divergence[i] = (entropies[i - 1] + last * math.log(last) - cross) / total + math.log(inside / total)
+            best = min(best, divergence[i])
+        for i in range(top, levels - 1, -1):
+            if divergence[i] <= best + TIE and divergence[i] < np.inf:
+                kept[row] = i
+                break
+    return kept
+
+
+@njit(nogil=True, cache=True)
+def _start(k: int, i: int, levels: int) -> int:
+    """First of i bins that belongs to level k: bin j belongs to level floor(j levels / i)."""
+    return (k * i + levels - 1) // levels
+
+
+@njit(nogil=True, cache=True)
+def squared_error(counts: np.ndarray, largest: np.ndarray, q: int, candidates: int) -> np.ndarray:
+    """For each row, the i in 1..`candidates` whose threshold `largest * i / candidates` has the least squared error.
+
+    `largest` (rows,) is in bins. Every bin stands for its centre x; with step s = threshold / q, and level k from bin
+    b_k = ceil((k - 1/2) s - 1/2) on, prefix sums A of c and B of c x give
+
+        error = sum c x^2 - 2 s [q B_all - sum_{k=1..q} B(b_k)] + s^2 [q^2 A_all - sum_{k=1..q} (2k - 1) A(b_k)]
+
+    The search goes downward and ends when what is clipped alone costs more than the best.
+    """
+    rows, bins = counts.shape
+    found = np.zeros(rows, np.int64)
+    a, b, d = np.zeros(bins + 1), np.zeros(bins + 1), np.zeros(bins + 1)
+    errors = np.empty(candidates + 1)
+    for row in range(rows):
+        for j in range(bins):
+            x = j + 0.5
+            a[j + 1] = a[j] + counts[row, j]
+            b[j + 1] = b[j] + counts[row, j] * x
+            d[j + 1] = d[j] + counts[row, j] * x * x
+        errors[:] = np.inf
+        best = np.inf
+        for i in range(candidates, 0, -1):
+            limit = largest[row] * i / candidates
+            s = limit / q
+            edge = min(bins, max(0, math.ceil(limit - 0.5)))
+            clipped = (d[bins] - d[edge]) - 2 * limit * (b[bins] - b[edge]) + limit * limit * (a[bins] - a[edge])
+            if clipped > best * (1 + TIE):
+                break
+            first, second = q * b[bins], float(q) * q * a[bins]
+            for k in range(1, q + 1):
+                start = min(bins, max(0, math.ceil((k - 0.5) * s - 0.5)))
+                first -= b[start]
+                second -= (2 * k - 1) * a[start]
+            errors[i] = d[bins] - 2 * s * first + s * s * second
+            best = min(best, errors[i])
+        for i in range(candidates, 0, -1):
+            if errors[i] <= best * (1 + TIE):
+                found[row] = i
+                break
+    return found
