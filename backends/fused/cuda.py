@@ -75,8 +75,8 @@ def forward(
 
     Raises `TypeError` unless x is float16, bfloat16 or float32; `ValueError`, naming the argument, for parameters
     against Q6 that are numbers or 0-d tensors on the CPU (others are checked where they are set, by
-    `contract.check_parameters`), for those whose shape does not fit, and for an `out` of another shape or dtype.
-    Example at `backends.eager`.
+    `contract.check_parameters`), for other tensors on another device than x, for parameters whose shape does not
+    fit, and for an `out` of another shape or dtype. Example at `backends.eager`.
     """
     plan = _plan(x, step, lower, upper, axis)
     y = plan.target(out)
@@ -219,12 +219,15 @@ def _arguments(x: Tensor, given: dict[str, Any], axis: int | None) -> tuple[tupl
     """The parameters as the kernels take them (Q5-Q7), and the channel axis where any of them has channels."""
     numbers = {name: float(value) for name, value in given.items() if _is_cpu_scalar(value)}
     check_parameters(**numbers)
-    tensors = {name: value.to(x.device, torch.float32) for name, value in given.items() if name not in numbers}
+    tensors = {name: value for name, value in given.items() if name not in numbers}
+    for name, tensor in tensors.items():
+        if tensor.device != x.device:
+            raise ValueError(f"{name} is on {tensor.device}, expected the device of x, {x.device}")
     axis = check_axis(axis, x.shape, **{name: tensor.shape for name, tensor in tensors.items()})
     if not any(tensor.ndim for tensor in tensors.values()):
         axis = None
     channels = 1 if axis is None else x.shape[axis]
-    channelwise = {name: tensor.expand(channels).contiguous() for name, tensor in tensors.items()}
+    channelwise = {name: tensor.to(torch.float32).expand(channels).contiguous() for name, tensor in tensors.items()}
     return tuple({**numbers, **channelwise}[name] for name in given), axis
 
 
