@@ -1,0 +1,86 @@
+"""The fused backend: one pass forward and one pass backward; Numba on the CPU, Triton on CUDA, by the device of x.
+
+The four functions are those of the contract. It computes float32 and bfloat16, and the scalers of the paper: for other
+dtypes, for registered scalers and for other devices it names `eager`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import Tensor
+
+from backends.contract import BackendUnavailableError, Gradients, Scaler
+
+DEVICES = ("cpu", "cuda")
+"""Device types that it has kernels for; each has a module of its name."""
+
+_modules: dict[str, ModuleType] = {}
+
+
+def codes(x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None) -> Tensor:
+    """`rint(clip(x, lower, upper) / step)`, half to even: int32, shape of x (Q1-Q3).
+
+    >>> import torch
+    >>> codes(torch.tensor([-9.0, 0.25, 0.75, 0.8]), step=0.5, lower=-1.0, upper=1.0)
+    tensor([-2,  0,  2,  2], dtype=torch.int32)
+    """
+    return _module(x).codes(x, step, lower, upper, axis=axis)
+
+
+def forward(
+    x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None, out: Tensor | None = None
+) -> Tensor:
+    """`rint(clip(x, lower, upper) / step) * step`: shape, dtype and strides of x, in `out` where given (Q1-Q6).
+
+    >>> import torch
+    >>> forward(torch.tensor([-9.0, 0.25, 0.75, 0.8]), step=0.5, lower=-1.0, upper=1.0)
+    tensor([-1.,  0.,  1.,  1.])
+    """
+    return _module(x).forward(x, step, lower, upper, axis=axis, out=out)
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    step: Any,
+    lower: Any,
+    upper: Any,
+    *,
+    scaler: Scaler,
+    axis: int | None = None,
+    noise: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Gradients:
+    """The four gradients of the contract (G1-G3); `out` receives dx.
+
+    >>> import torch
+    >>> grad, x = torch.ones(3), torch.tensor([-9.0, 0.3, 1.0])
+    >>> backward(grad, x, 0.5, -1.0, 1.0, scaler=Scaler("ste"))
+    Gradients(x=tensor([0., 1., 1.]), step=tensor(0.4000), lower=tensor(1.), upper=tensor(0.))
+    """
+    return _module(x).backward(grad, x, step, lower, upper, scaler=scaler, axis=axis, noise=noise, out=out)
+
+
+def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None = None) -> Tensor:
+    """The multiplier s of the table in `Scaler`: shape and dtype of grad (S1, S4).
+
+    >>> import torch
+    >>> multiplier(Scaler("pbgs", delta=0.1), torch.tensor([1.0, -1.0]), torch.tensor([0.5, -0.25]))
+    tensor([1.0500, 1.0250])
+    """
+    return _module(grad).multiplier(scaler, grad, error, noise)
+
+
+def _module(x: Tensor) -> ModuleType:
+    """The kernels for the device of x, imported when first needed."""
+    device = x.device.type
+    try:
+        return _modules[device]
+    except KeyError:
+        if device not in DEVICES:
+            message = f"backend 'fused' computes on {' and '.join(DEVICES)}, not on {device}: ask for 'eager'"
+            raise BackendUnavailableError(message) from None
+        return _modules.setdefault(device, import_module(f"backends.fused.{device}"))

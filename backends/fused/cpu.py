@@ -1,0 +1,340 @@
+"""The fused kernels on the CPU: what the contract's functions hand to the compiled loops, and on how many threads.
+
+Tensors that are dense in any order of dimensions (contiguous, channels-last, transposed) are taken as they lie in
+memory; others are copied first. A call costs a few microseconds beside the loop.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import struct
+import threading
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from backends.contract import (
+    LARGEST_CODE,
+    BackendUnavailableError,
+    Gradients,
+    Scaler,
+    check_axis,
+    check_like,
+    check_noise,
+    check_parameters,
+)
+from backends.fused import loops, threads
+
+STORAGE = {torch.float32: np.float32, torch.bfloat16: np.uint16}
+"""The dtypes that it computes, and how the loops see them."""
+
+BLOCK = 2**14
+"""Elements of a block, about: what a thread takes at once, and what is summed on its own."""
+SHORTEST_RUN = 64
+"""Elements that follow each other on one grid, below which grids are laid out per element."""
+NARROWEST_ROW = 256
+"""Elements of a row with a grid per element, at least: shorter ones are repeated."""
+MOST_BLOCKS_OF_ROWS = 64
+"""Each of them keeps sums per element of a row."""
+
+_KINDS = {
+    "ste": loops.STE,
+    "pbgs": loops.PBGS,
+    "ewgs": loops.EWGS,
+    "acos": loops.ACOS,
+    "tanh": loops.TANH,
+    "invtanh": loops.INVTANH,
+    "uniform_noise": loops.RANDOM,
+    "gaussian_noise": loops.RANDOM,
+}
+
+
+def codes(x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None) -> Tensor:
+    """`rint(clip(x, lower, upper) / step)` as int32; see `backends.fused.codes`."""
+    work = _prepare(x, step, lower, upper, axis)
+    result = torch.empty_like(work.x, dtype=torch.int32)
+    work.run(("elementwise", _storage(x), np.int32, work.split.spread), result)
+    return result
+
+
+def forward(
+    x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None, out: Tensor | None = None
+) -> Tensor:
+    """`rint(clip(x, lower, upper) / step) * step`; see `backends.fused.forward`."""
+    storage = _storage(x)
+    work = _prepare(x, step, lower, upper, axis)
+    result = _destination(work.x, out)
+    work.run(("elementwise", storage, storage, work.split.spread), result)
+    return _delivered(result, out)
+
+
+def backward(
+    grad: Tensor,
+    x: Tensor,
+    step: Any,
+    lower: Any,
+    upper: Any,
+    *,
+    scaler: Scaler,
+    axis: int | None = None,
+    noise: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Gradients:
+    """The four gradients; see `backends.fused.backward`."""
+    storage = _storage(x)
+    check_like("grad", grad, x)
+    check_noise(scaler, noise, grad.shape)
+    kind, factor, alpha = _constants(scaler)
+    if grad.dtype != x.dtype:
+        wide = backward(grad.float(), x.float(), step, lower, upper, scaler=scaler, axis=axis, noise=noise)
+        result = _destination(x, out)
+        return wide._replace(x=_delivered(result.copy_(wide.x), out))
+    work = _prepare(x, step, lower, upper, axis)
+    split, result = work.split, _destination(work.x, out)
+    partial = torch.empty(3 * split.fold_outer * split.channels * split.fold_inner, dtype=torch.float64)
+    sums = torch.empty(3 if split.channels == 1 else 3 + 3 * split.channels)
+    work.run(
+        ("backward_by_column" if split.spread else "backward", storage, kind),
+        result,
+        _laid_out_like(work.x, grad),
+        None if noise is None else _laid_out_like(work.x, noise.float()),
+        partial,
+        sums,
+        factor,
+        alpha,
+    )
+    loops.loop("fold").run(_job.address)
+    return Gradients(_delivered(result, out), *_shaped(sums, split.channels, (step, lower, upper)))
+
+
+def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None = None) -> Tensor:
+    """The multiplier s; see `backends.fused.multiplier`."""
+    _storage(grad)
+    check_noise(scaler, noise, grad.shape)
+    kind, factor, alpha = _constants(scaler)
+    g = grad.detach().float().contiguous()
+    work = _Work(error.detach().float().expand_as(g).contiguous(), _split(1, 1, g.numel()), None, (0.0, 0.0, 0.0))
+    result = torch.empty_like(g)
+    noise = None if noise is None else noise.float().contiguous()
+    work.run(("multipliers", kind), result, g, noise, factor=factor, alpha=alpha)
+    return result.to(grad.dtype)
+
+
+class _Split(NamedTuple):
+    """How the elements are divided; the fields from `columns` on are those of a job."""
+
+    spread: bool
+    """Whether each element of a row has a grid of its own."""
+    repeats: int
+    """How often the channels are repeated in a row."""
+    columns: int
+    length: int
+    block: int
+    per_length: int
+    blocks: int
+    claim: int
+    fold_outer: int
+    channels: int
+    fold_inner: int
+
+
+@lru_cache(maxsize=1024)
+def _split(outer: int, channels: int, inner: int) -> _Split:
+    """The division of [outer, channels, inner] elements, in the order of memory, into blocks."""
+    elements = outer * channels * inner
+    if channels == 1 or outer == 1 or inner >= SHORTEST_RUN:
+        outer, length = (1, elements) if channels == 1 else (outer, inner)
+        per_length = -(-length // BLOCK)
+        claim = max(1, BLOCK // max(1, length))
+        blocks = outer * channels * per_length
+        return _Split(False, 1, channels, length, BLOCK, per_length, blocks, claim, outer, channels, per_length)
+    repeats = min(outer, -(-NARROWEST_ROW // (channels * inner)))
+    columns = repeats * channels * inner
+    rows = -(-elements // columns)
+    block = columns * max(-(-BLOCK // columns), -(-rows // MOST_BLOCKS_OF_ROWS))
+    blocks = -(-elements // block)
+    return _Split(True, repeats, columns, elements, block, blocks, blocks, 1, blocks * repeats, channels, inner)
+
+
+class _Job(threading.local):
+    """The memory of a thread's current job."""
+
+    LAYOUT = struct.Struct(f"={loops.SLOTS}q5f")
+    GRID = 8 * loops.SLOTS
+    CONSTANTS = GRID + 12
+
+    def __init__(self) -> None:
+        self.memory = (ctypes.c_int64 * (loops.SLOTS + 3))()
+        self.address = ctypes.addressof(self.memory)
+
+
+_job = _Job()
+
+
+class _Work(NamedTuple):
+    """What a loop is run on."""
+
+    x: Tensor
+    """As given, or a dense copy."""
+    split: _Split
+    grids: Tensor | None
+    """float32 [3, columns], unless there is one grid."""
+    grid: tuple[float, float, float]
+
+    def run(
+        self,
+        loop: tuple[Any, ...],
+        out: Tensor,
+        grad: Tensor | None = None,
+        noise: Tensor | None = None,
+        partial: Tensor | None = None,
+        sums: Tensor | None = None,
+        factor: float = 0.0,
+        alpha: float = 0.0,
+    ) -> None:
+        """Fill in the job, and run the loop on it."""
+        address = _job.address
+        _Job.LAYOUT.pack_into(
+            _job.memory,
+            0,
+            0,
+            self.x.data_ptr(),
+            0 if grad is None else grad.data_ptr(),
+            0 if noise is None else noise.data_ptr(),
+            out.data_ptr(),
+            address + _Job.GRID if self.grids is None else self.grids.data_ptr(),
+            address + _Job.CONSTANTS,
+            0 if partial is None else partial.data_ptr(),
+            0 if sums is None else sums.data_ptr(),
+            *self.split[2:],
+            *self.grid,
+            factor,
+            alpha,
+        )
+        threads.run(loops.loop(*loop), address, self.x.numel())
+
+
+def _prepare(x: Tensor, step: Any, lower: Any, upper: Any, axis: int | None) -> _Work:
+    """x and the parameters as the loops take them, checked (Q5-Q7)."""
+    order = _order(x)
+    dense = x.detach().contiguous() if order is None else x
+    shared = True
+    for value in (step, lower, upper):
+        if isinstance(value, Tensor):
+            shared = shared and not value.ndim
+            if not value.is_cpu:
+                raise ValueError(f"a parameter is on {value.device}, expected the device of x, {x.device}")
+    if shared:
+        if axis is not None:
+            check_axis(axis, x.shape)
+        return _Work(dense, _split(1, 1, x.numel()), None, _numbers(step, lower, upper))
+    return _prepare_channels(dense, list(order or range(x.ndim)), {"step": step, "lower": lower, "upper": upper}, axis)
+
+
+def _prepare_channels(x: Tensor, order: list[int], given: dict[str, Any], axis: int | None) -> _Work:
+    """The same where a parameter has one number per channel; `order` as in `_order`."""
+    check_parameters(
+        **{name: value for name, value in given.items() if not isinstance(value, Tensor) or not value.ndim}
+    )
+    tensors = {name: torch.as_tensor(value).detach() for name, value in given.items()}
+    axis = check_axis(axis, x.shape, **{name: tensor.shape for name, tensor in tensors.items()})
+    sizes = [x.shape[dimension] for dimension in order]
+    place = order.index(axis)  # type: ignore[arg-type]
+    outer, channels, inner = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])
+    split = _split(outer, channels, inner)
+    grids = torch.stack([tensor.to(torch.float32).expand(channels) for tensor in tensors.values()])
+    if split.spread:
+        grids = grids.repeat_interleave(inner, 1).repeat(1, split.repeats)
+    return _Work(x, split, grids, (0.0, 0.0, 0.0))
+
+
+def _numbers(step: Any, lower: Any, upper: Any) -> tuple[float, float, float]:
+    """The parameters of one grid, checked."""
+    s, low, high = (value.item() if isinstance(value, Tensor) else float(value) for value in (step, lower, upper))
+    # Only what lies far from every limit of Q6, rounding to float32 included, is spared the exact check.
+    if not (1e-30 < s < 1e30 and -1e30 < low <= 0 <= high < 1e30 and max(-low, high) < s * (LARGEST_CODE / 2)):
+        check_parameters(step=s, lower=low, upper=high)
+    return s, low, high
+
+
+def _storage(x: Tensor) -> type:
+    """How the loops see the elements of x; raises for a dtype that they do not compute."""
+    try:
+        return STORAGE[x.dtype]
+    except KeyError:
+        if x.dtype in (torch.float16, torch.float64):
+            message = f"backend 'fused' computes float32 and bfloat16, not {x.dtype}: ask for 'eager'"
+            raise BackendUnavailableError(message) from None
+        raise TypeError(f"expected float32 or bfloat16, got {x.dtype}") from None
+
+
+@lru_cache(maxsize=256)
+def _constants(scaler: Scaler) -> tuple[int, float, float]:
+    """Kind, factor and alpha of a scaler: delta, times the further factor of the normalised form (S1)."""
+    try:
+        kind = _KINDS[scaler.name]
+    except KeyError:
+        message = f"backend 'fused' has no kernel for the registered scaler {scaler.name!r}: ask for 'eager'"
+        raise BackendUnavailableError(message) from None
+    factor, alpha = scaler.delta, scaler.alpha or 0.0
+    if scaler.form == "normalised" and kind in (loops.ACOS, loops.TANH):
+        factor *= 0.5
+    elif scaler.form == "normalised" and kind == loops.INVTANH:
+        factor *= 0.5 / math.atanh(alpha / 2)
+    return kind, factor, alpha
+
+
+def _order(x: Tensor) -> list[int] | range | None:
+    """The dimensions as they lie in memory, outermost first; None where x has gaps or overlaps."""
+    if x.is_contiguous():
+        return range(x.ndim)
+    order = sorted(range(x.ndim), key=x.stride, reverse=True)
+    expected = 1
+    for dimension in reversed(order):
+        if x.shape[dimension] != 1:
+            if x.stride(dimension) != expected:
+                return None
+            expected *= x.shape[dimension]
+    return order
+
+
+def _same_layout(a: Tensor, b: Tensor) -> bool:
+    return (a.is_contiguous() and b.is_contiguous()) or a.stride() == b.stride()
+
+
+def _laid_out_like(x: Tensor, other: Tensor) -> Tensor:
+    """`other`, copied where its elements lie in another order than those of x."""
+    return other if _same_layout(x, other) else torch.empty_like(x, dtype=other.dtype).copy_(other.detach())
+
+
+def _destination(x: Tensor, out: Tensor | None) -> Tensor:
+    """Where the loop writes: `out`, if its elements lie as those of x do, or else a new tensor."""
+    if out is None:
+        return torch.empty_like(x)
+    check_like("out", out, x)
+    return out if _same_layout(x, out) else torch.empty_like(x)
+
+
+def _delivered(result: Tensor, out: Tensor | None) -> Tensor:
+    """The result, in `out` where given; autograd is told of the writing that it did not see."""
+    if out is None:
+        return result
+    if result is not out:
+        out.detach().copy_(result)
+    increment_version(out)
+    return out
+
+
+def _shaped(sums: Tensor, channels: int, parameters: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Each sum in the shape of its parameter: over all, or per channel."""
+    totals = sums if channels == 1 else sums[:3]
+    per_channel = sums.view(3, 1) if channels == 1 else sums[3:].view(3, channels)
+    return tuple(
+        own if isinstance(parameter, Tensor) and parameter.ndim else total
+        for parameter, own, total in zip(parameters, per_channel.unbind(), totals.unbind(), strict=True)
+    )

@@ -1,0 +1,478 @@
+"""The loops of the CPU kernels: one pass each over blocks that threads claim, compiled by Numba on first use.
+
+A loop is a C function of one argument, the address of a job: `SLOTS` integers of 64 bits (sizes, and addresses of
+arrays) and then the float32 numbers that the job needs. Everything that a loop is made of stands in this file, because
+Numba's cache notices no change of another one.
+
+Results do not depend on the number of threads, nor on the width of the processor's vectors: blocks are those of the
+job, and within one each sum runs in `LANES` float32 lanes over at most `RUN` elements, then in float64.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import cfunc, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+from backends.contract import NAN_CODE
+
+NAMES = (
+    "next",  # the block that nobody has claimed yet; first, because threads add to it
+    "x",
+    "grad",
+    "noise",
+    "out",
+    "parameters",  # float32 [3, columns]: step, lower, upper
+    "constants",  # float32 [2]: factor and alpha of the scaler
+    "partial",  # float64 [3, fold_outer, channels, fold_inner]: sums of the blocks; of step, lower, upper
+    "result",  # float32 [3], and [3, channels] behind it where there are several: the sums
+    "columns",  # grids: as many as channels, or one per element of a row
+    "length",  # elements that follow each other on one grid; or all elements
+    "block",  # elements of a block
+    "per_length",  # blocks in one length
+    "blocks",  # blocks in all
+    "claim",  # blocks that a thread takes at once
+    "fold_outer",
+    "channels",
+    "fold_inner",
+)
+SLOTS = len(NAMES)
+"""Integers of a job, in this order."""
+(NEXT, X, GRAD, NOISE, OUT, PARAMETERS, CONSTANTS, PARTIAL, RESULT) = range(9)
+(COLUMNS, LENGTH, BLOCK, PER_LENGTH, BLOCKS, CLAIM, FOLD_OUTER, CHANNELS, FOLD_INNER) = range(9, SLOTS)
+
+STE, PBGS, EWGS, ACOS, TANH, INVTANH, RANDOM = range(7)
+"""The curves: the scalers of the contract, and one for both noise controls."""
+
+LANES = 32
+RUN = 64 * LANES
+
+ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
+_NAN_CODE = np.int32(NAN_CODE)
+
+_SIGNATURE = types.void(types.int64)
+_OPTIONS: Any = {"error_model": "numpy"}
+"""No fast mathematics: divisions stay divisions (Q1), sums keep their order."""
+
+_INLINED: Any = {"forceinline": True, **_OPTIONS}
+
+
+@intrinsic
+def _pointer(typing_context, address, scalar):  # type: ignore[no-untyped-def]
+    """The pointer to numbers of the type `scalar` (np.float32, ...) at an address."""
+    result = types.CPointer(scalar.dtype)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.inttoptr(arguments[0], context.get_value_type(result))
+
+    return result(types.int64, scalar), generate
+
+
+@intrinsic
+def _lanes_on_stack(typing_context):  # type: ignore[no-untyped-def]
+    """A pointer to the float32 lanes of three sums, on the stack of the loop."""
+    result = types.CPointer(types.float32)
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        array = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), 3 * LANES))
+        array.align = 64
+        return builder.bitcast(array, context.get_value_type(result))
+
+    return result(), generate
+
+
+@intrinsic
+def _fetch_add(typing_context, pointer, value):  # type: ignore[no-untyped-def]
+    """Add to an int64 that threads share; returns what it was."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.atomic_rmw("add", *arguments, "monotonic")
+
+    return types.int64(pointer, types.int64), generate
+
+
+@intrinsic
+def _bits(typing_context, number):  # type: ignore[no-untyped-def]
+    """The 32 bits of a float32 number, as an integer."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), generate
+
+
+@intrinsic
+def _from_bits(typing_context, bits):  # type: ignore[no-untyped-def]
+    """The float32 number of the lowest 32 bits of an integer."""
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        lowest = arguments[0] if bits.bitwidth == 32 else builder.trunc(arguments[0], ir.IntType(32))
+        return builder.bitcast(lowest, ir.FloatType())
+
+    return types.float32(bits), generate
+
+
+def _widen(number: Any) -> Any:
+    """float32 of a stored number: float32, or bfloat16 as its 16 bits."""
+
+
+def _narrow(number: Any, storage: Any) -> Any:
+    """What is stored of a float32 number; bfloat16 rounds half to even, and any NaN becomes the quiet one (Q5)."""
+
+
+def _stored(rounded: Any, step: Any, target: Any) -> Any:
+    """The code or the value of rint(v); NaN has a code of its own (Q6)."""
+
+
+@overload(_widen, jit_options=_INLINED)
+def _(number):  # type: ignore[no-untyped-def]
+    if number == types.uint16:
+        return lambda number: _from_bits(np.uint32(number) << np.uint32(16))
+    return lambda number: number
+
+
+@overload(_narrow, jit_options=_INLINED)
+def _(number, storage):  # type: ignore[no-untyped-def]
+    if storage.dtype != types.uint16:
+        return lambda number, storage: number
+
+    def narrow(number, storage):  # type: ignore[no-untyped-def]
+        bits = _bits(number)
+        even = np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
+        return np.uint16(0x7FC0) if number != number else np.uint16(even >> np.uint32(16))
+
+    return narrow
+
+
+@overload(_stored, jit_options=_INLINED)
+def _(rounded, step, target):  # type: ignore[no-untyped-def]
+    if target.dtype == types.int32:
+        return lambda rounded, step, target: _NAN_CODE if rounded != rounded else np.int32(rounded)
+    return lambda rounded, step, target: _narrow(rounded * step, target)
+
+
+@njit(**_INLINED)
+def _position(x, grid):  # type: ignore[no-untyped-def]
+    """v = clip(x) / step; a NaN is neither below nor above, and stays (Q1, Q3, Q6)."""
+    step, lower, upper = grid
+    c = lower if x < lower else x
+    c = upper if c > upper else c
+    return c / step
+
+
+@njit(**_INLINED)
+def _sin_pi(e):  # type: ignore[no-untyped-def]
+    """sin(pi * e) for |e| <= 0.5: pi * e + e**3 * P(e**2), P of least relative error; off by at most 2**-22 of it."""
+    z = e * e
+    p = np.float32(-0.5993955731391907) + z * np.float32(0.07975195348262787)
+    p = np.float32(-5.167720317840576) + z * (np.float32(2.5502634048461914) + z * p)
+    return e * (np.float32(np.pi) + z * p)
+
+
+@njit(**_INLINED)
+def _tanh(x):  # type: ignore[no-untyped-def]
+    """tanh(x) = (E - 1) / (E + 1), E = exp(2|x|) = 2**k * (1 + p), |log(1 + p)| <= log(2) / 2.
+
+    E - 1 = 2**k * p + (2**k - 1) cancels nothing; p = expm1(r) by a polynomial. Off by at most 2**-22 of itself.
+    """
+    y = np.minimum(TWO * abs(x), np.float32(18.5))  # from here on tanh is 1
+    shifted = y * np.float32(1 / np.log(2)) + np.float32(1.5 * 2**23)  # k in the lowest bits
+    k = shifted - np.float32(1.5 * 2**23)
+    power = _from_bits((_bits(shifted) << np.uint32(23)) + np.uint32(0x3F800000))
+    r = y - k * np.float32(0.693359375) - k * np.float32(np.log(2) - 0.693359375)  # the first product is exact
+    p = np.float32(0.04166720062494278) + r * (np.float32(0.008366580121219158) + r * np.float32(0.0013882509665563703))
+    p = np.float32(0.4999999701976776) + r * (np.float32(0.1666654348373413) + r * p)
+    p = power * (r + r * r * p)
+    return np.copysign((p + (power - ONE)) / (p + (power + ONE)), x)
+
+
+@njit(**_INLINED)
+def _arctanh(x):  # type: ignore[no-untyped-def]
+    """arctanh(x) for |x| < 1: half of log(q), q = (1 + |x|) / (1 - |x|) = 2**k * (1 + s) / (1 - s), |s| <= 0.2004.
+
+    s = ((1 - 2**k) + (1 + 2**k) * |x|) / ((1 + 2**k) + (1 - 2**k) * |x|) is |x| itself where k = 0, so nothing is lost
+    near 0; k is read off the exponents, and arctanh(s) = s + s**3 * P(s**2). Off by at most 2**-21 of itself.
+    """
+    y = abs(x)
+    ratio = np.uint32(_bits(ONE + y) - _bits(ONE - y) + np.uint32(0x400000))
+    power = _from_bits((ratio & np.uint32(0xFF800000)) + np.uint32(0x3F800000))
+    k = np.float32(np.int32(ratio >> np.uint32(23)))
+    s = ((ONE - power) + (ONE + power) * y) / ((ONE + power) + (ONE - power) * y)
+    z = s * s
+    p = np.float32(0.333334743976593) + z * (np.float32(0.1997869461774826) + z * np.float32(0.15184974670410156))
+    return np.copysign(k * np.float32(np.log(2) / 2) + (s + s * z * p), x)
+
+
+@njit(**_INLINED)
+def _signed(factor, g):  # type: ignore[no-untyped-def]
+    """factor * sign(g), sign(0) = 0."""
+    return factor if g > ZERO else (-factor if g < ZERO else ZERO)
+
+
+_MULTIPLIERS = {
+    STE: njit(lambda g, e, noise, i, factor, alpha: ONE, **_INLINED),
+    PBGS: njit(lambda g, e, noise, i, factor, alpha: ONE + factor * abs(e), **_INLINED),
+    EWGS: njit(lambda g, e, noise, i, factor, alpha: ONE + _signed(factor, g) * e, **_INLINED),
+    ACOS: njit(lambda g, e, noise, i, factor, alpha: ONE + factor * _sin_pi(e), **_INLINED),
+    TANH: njit(lambda g, e, noise, i, factor, alpha: ONE + _signed(factor, g) * _tanh(alpha * e), **_INLINED),
+    INVTANH: njit(lambda g, e, noise, i, factor, alpha: ONE + _signed(factor, g) * _arctanh(alpha * e), **_INLINED),
+    RANDOM: njit(lambda g, e, noise, i, factor, alpha: ONE + factor * noise[i], **_INLINED),
+}
+"""The scaler table (S1): the multiplier of element i. `factor` is delta, times what the normalised form adds to it."""
+
+
+def _multiplier(kind: Any, g: Any, e: Any, noise: Any, i: Any, constants: Any) -> Any:
+    """The multiplier of a kind that is known when compiling."""
+
+
+@overload(_multiplier, prefer_literal=True, jit_options=_INLINED)
+def _(kind, g, e, noise, i, constants):  # type: ignore[no-untyped-def]
+    function = _MULTIPLIERS[kind.literal_value]
+    return lambda kind, g, e, noise, i, constants: function(g, e, noise, i, constants[0], constants[1])
+
+
+@njit(**_INLINED)
+def _gradients(g, x, s, v, grid):  # type: ignore[no-untyped-def]
+    """dx and the terms of dstep, dlower and dupper, given the multiplier s (G1)."""
+    _, lower, upper = grid
+    scaled = g * s
+    dx = scaled if (x >= lower) & (x <= upper) else ZERO
+    return dx, g * (np.rint(v) - s * v), scaled if x < lower else ZERO, scaled if x > upper else ZERO
+
+
+@njit(**_INLINED)
+def _claim(job):  # type: ignore[no-untyped-def]
+    """Take the next blocks: the first and the end, which are equal when none is left."""
+    first = _fetch_add(job, job[CLAIM])
+    return min(first, job[BLOCKS]), min(first + job[CLAIM], job[BLOCKS])
+
+
+@njit(**_INLINED)
+def _locate(job, block):  # type: ignore[no-untyped-def]
+    """First element, end and grid of a block."""
+    row, within = block // job[PER_LENGTH], block % job[PER_LENGTH] * job[BLOCK]
+    start = row * job[LENGTH] + within
+    return start, start + min(job[BLOCK], job[LENGTH] - within), row % job[COLUMNS]
+
+
+@njit(**_INLINED)
+def _grid(grids, columns, column):  # type: ignore[no-untyped-def]
+    """Step, lower and upper."""
+    return grids[column], grids[columns + column], grids[2 * columns + column]
+
+
+@njit(**_INLINED)
+def _constants(job):  # type: ignore[no-untyped-def]
+    """Factor and alpha of the scaler."""
+    constants = _pointer(job[CONSTANTS], np.float32)
+    return constants[0], constants[1]
+
+
+def _backward_one(*arguments: Any) -> None:
+    """Store dx of element i, and add its terms of the other gradients to their lane."""
+
+
+@overload(_backward_one, prefer_literal=True, jit_options=_INLINED)
+def _(kind, storage, x, grad, noise, out, i, grid, constants, lanes, lane):  # type: ignore[no-untyped-def]
+    multiplier = _MULTIPLIERS[kind.literal_value]
+
+    def one(kind, storage, x, grad, noise, out, i, grid, constants, lanes, lane):  # type: ignore[no-untyped-def]
+        number, g = _widen(x[i]), _widen(grad[i])
+        v = _position(number, grid)
+        s = multiplier(g, v - np.rint(v), noise, i, constants[0], constants[1])
+        dx, of_step, of_lower, of_upper = _gradients(g, number, s, v, grid)
+        out[i] = _narrow(dx, storage)
+        lanes[lane] += of_step
+        lanes[LANES + lane] += of_lower
+        lanes[2 * LANES + lane] += of_upper
+
+    return one
+
+
+def _elementwise(storage: type, target: type, spread: bool) -> Callable:
+    """Values, where `target` is the storage, or codes, where it is int32."""
+
+    def elementwise(address):  # type: ignore[no-untyped-def]
+        job = _pointer(address, np.int64)
+        x, out = _pointer(job[X], storage), _pointer(job[OUT], target)
+        grids, columns = _pointer(job[PARAMETERS], np.float32), job[COLUMNS]
+        first, end = _claim(job)
+        while first < end:
+            for block in range(first, end):
+                start, stop, own = _locate(job, block)
+                if spread:
+                    for row in range(start, stop, columns):
+                        for j in range(min(columns, stop - row)):
+                            grid = _grid(grids, columns, j)
+                            rounded = np.rint(_position(_widen(x[row + j]), grid))
+                            out[row + j] = _stored(rounded, grid[0], target)
+                else:
+                    grid = _grid(grids, columns, own)
+                    for i in range(start, stop):
+                        rounded = np.rint(_position(_widen(x[i]), grid))
+                        out[i] = _stored(rounded, grid[0], target)
+            first, end = _claim(job)
+
+    return elementwise
+
+
+def _backward(storage: type, kind: int) -> Callable:
+    """dx, and of each block, which has one grid, the sums of the other gradients: by lanes, over runs in float64."""
+
+    def backward(address):  # type: ignore[no-untyped-def]
+        job = _pointer(address, np.int64)
+        x, grad, out = _pointer(job[X], storage), _pointer(job[GRAD], storage), _pointer(job[OUT], storage)
+        noise, partial = _pointer(job[NOISE], np.float32), _pointer(job[PARTIAL], np.float64)
+        grids, columns = _pointer(job[PARAMETERS], np.float32), job[COLUMNS]
+        constants, blocks, lanes = _constants(job), job[BLOCKS], _lanes_on_stack()
+        first, end = _claim(job)
+        while first < end:
+            for block in range(first, end):
+                start, stop, own = _locate(job, block)
+                grid = _grid(grids, columns, own)
+                of_step = of_lower = of_upper = 0.0
+                for run in range(start, stop, RUN):
+                    for lane in range(3 * LANES):
+                        lanes[lane] = ZERO
+                    until = min(run + RUN, stop)
+                    for row in range(run, until, LANES):
+                        # Twice the same, because only a constant number of lanes is unrolled.
+                        if until - row >= LANES:
+                            for lane in range(LANES):
+                                _backward_one(
+                                    kind, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
+                                )
+                        else:
+                            for lane in range(until - row):
+                                _backward_one(
+                                    kind, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
+                                )
+                    for lane in range(LANES):
+                        of_step += lanes[lane]
+                        of_lower += lanes[LANES + lane]
+                        of_upper += lanes[2 * LANES + lane]
+                partial[block], partial[blocks + block], partial[2 * blocks + block] = of_step, of_lower, of_upper
+            first, end = _claim(job)
+
+    return backward
+
+
+def _backward_by_column(storage: type, kind: int) -> Callable:
+    """dx, and of each block, whose rows have a grid per column, the sums of the other gradients by column."""
+
+    def backward(address):  # type: ignore[no-untyped-def]
+        job = _pointer(address, np.int64)
+        x, grad, out = _pointer(job[X], storage), _pointer(job[GRAD], storage), _pointer(job[OUT], storage)
+        noise, constants, lanes = _pointer(job[NOISE], np.float32), _constants(job), _lanes_on_stack()
+        grids, columns = _pointer(job[PARAMETERS], np.float32), job[COLUMNS]
+        plane = job[BLOCKS] * columns
+        first, end = _claim(job)
+        while first < end:
+            for block in range(first, end):
+                start, stop, _ = _locate(job, block)
+                sums = _pointer(job[PARTIAL] + 8 * block * columns, np.float64)
+                for q in range(3):
+                    for j in range(columns):
+                        sums[q * plane + j] = 0.0
+                for row in range(start, stop, columns):
+                    width = min(columns, stop - row)
+                    for left in range(0, width, LANES):
+                        for lane in range(3 * LANES):
+                            lanes[lane] = ZERO
+                        count = min(LANES, width - left)
+                        for lane in range(count):
+                            j = left + lane
+                            _backward_one(
+                                kind,
+                                storage,
+                                x,
+                                grad,
+                                noise,
+                                out,
+                                row + j,
+                                _grid(grids, columns, j),
+                                constants,
+                                lanes,
+                                lane,
+                            )
+                        for q in range(3):
+                            for lane in range(count):
+                                sums[q * plane + left + lane] += lanes[q * LANES + lane]
+            first, end = _claim(job)
+
+    return backward
+
+
+def _fold() -> Callable:
+    """The sums of all blocks: per channel, and over all channels, in the order of the elements, in float64."""
+
+    def fold(address):  # type: ignore[no-untyped-def]
+        job = _pointer(address, np.int64)
+        partial, result = _pointer(job[PARTIAL], np.float64), _pointer(job[RESULT], np.float32)
+        outer, channels, inner = job[FOLD_OUTER], job[CHANNELS], job[FOLD_INNER]
+        for q in range(3):
+            total = 0.0
+            for channel in range(channels):
+                own = 0.0
+                for o in range(outer):
+                    begin = ((q * outer + o) * channels + channel) * inner
+                    for i in range(begin, begin + inner):
+                        own += partial[i]
+                if channels > 1:
+                    result[3 + q * channels + channel] = own
+                total += own
+            result[q] = total
+
+    return fold
+
+
+def _multipliers(kind: int) -> Callable:
+    """The multipliers of a scaler, from grad and, as x, the errors; all float32."""
+
+    def multipliers(address):  # type: ignore[no-untyped-def]
+        job = _pointer(address, np.int64)
+        error, grad, out = _pointer(job[X], np.float32), _pointer(job[GRAD], np.float32), _pointer(job[OUT], np.float32)
+        noise, constants = _pointer(job[NOISE], np.float32), _constants(job)
+        for i in range(job[LENGTH]):
+            out[i] = _multiplier(kind, grad[i], error[i], noise, i, constants)
+
+    return multipliers
+
+
+class Loop(NamedTuple):
+    """A compiled loop: `run(address of the job)`, and its own address, for callers in C."""
+
+    run: Callable[[int], None]
+    address: int
+    owner: Any
+    """What keeps the code in memory."""
+
+
+_FACTORIES: dict[str, Callable[..., Callable]] = {
+    "elementwise": _elementwise,
+    "backward": _backward,
+    "backward_by_column": _backward_by_column,
+    "fold": _fold,
+    "multipliers": _multipliers,
+}
+
+
+@cache
+def loop(name: str, *constants: Any) -> Loop:
+    """The loop of this name, for the constants that its factory takes; compiled, or loaded from Numba's cache."""
+    function = _FACTORIES[name](*constants)
+    try:
+        compiled = cfunc(_SIGNATURE, cache=True, **_OPTIONS)(function)
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        compiled = cfunc(_SIGNATURE, **_OPTIONS)(function)  # no folder to write to: compiled by each process
+    address: Any = compiled.address
+    return Loop(ctypes.CFUNCTYPE(None, ctypes.c_int64)(address), address, compiled)
