@@ -190,27 +190,27 @@ def scaler_names() -> tuple[str, ...]:
 
 
 def registered_function(name: str) -> ScalerFunction | None:
-    """The function of a registered scaler; None for a built-in one."""
-    entry = _registered.get(name)
-    return entry and entry.function
+    """The function of a registered scaler; None for a built-in one. Raises `UnknownNameError`."""
+    return None if name in SCALERS + NOISE_CONTROLS else _lookup(name).function
 
 
 def _default_alpha(name: str) -> float | None:
-    if name in SCALERS + NOISE_CONTROLS:
-        return _DEFAULT_ALPHA.get(name)
+    return _DEFAULT_ALPHA.get(name) if name in SCALERS + NOISE_CONTROLS else _lookup(name).alpha
+
+
+def _lookup(name: str) -> _Registered:
+    """The scaler registered under this name, if need be from the entry point that offers it.
+
+    Importing an entry point's module may register the scaler by the decorator; a plain function is registered here.
+    """
     if name not in _registered:
-        _load(name)
-    return _registered[name].alpha
-
-
-def _load(name: str) -> None:
-    """Register a scaler from the entry point of this name, unless importing it does so by the decorator."""
-    for point in entry_points(group=ENTRY_POINTS, name=name):
-        function = point.load()
-        if name not in _registered:
-            register_scaler(name)(function)
-        return
-    raise UnknownNameError(f"unknown scaler {name!r}: {nearest(name, scaler_names())}")
+        for point in entry_points(group=ENTRY_POINTS, name=name):
+            function = point.load()
+            if name not in _registered:
+                register_scaler(name)(function)
+    if name not in _registered:
+        raise UnknownNameError(f"unknown scaler {name!r}: {nearest(name, scaler_names())}")
+    return _registered[name]
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

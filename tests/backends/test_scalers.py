@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -244,6 +245,9 @@ class TestRegistered:
             scaler = Scaler("plugged", delta=0.5)
             assert scaler.alpha == (3.0 if source else None)
             assert reference.multiplier(scaler, [2.0], [0.0]) == [2.0]
+            sent = pickle.dumps(scaler)
+            unregister_scaler("plugged")  # as in a process that has just started
+            assert reference.multiplier(pickle.loads(sent), [2.0], [0.0]) == [2.0]
         finally:
             unregister_scaler("plugged")
 
