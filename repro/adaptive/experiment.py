@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def run(unit: Unit, context: Context, step_of: Callable[[nn.Module], Step] = tra
     if method.recipe.trained:
         history = _train(network, bits[0], data, unit, context, _quantized_optimizer(network, settings), step_of)
         return _finish(network, history, data, context)
-    return _measure(network, method, data, context)
+    return _measure(network, method, data, unit.seed, context)
 
 
 class _Data:
@@ -65,6 +66,12 @@ class _Data:
         self.train = Batches(train.images[:n], train.labels[:n], batch, context.device)
         self.test = Batches(test.images[:m], test.labels[:m], 500, context.device)
         self.settings = settings
+
+    def calibration(self, seed: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        """Batches that batch norms are calibrated on: those that training begins with, or plain training images."""
+        if self.settings["bn_augmented"]:
+            return islice(self.train.training(seed, epoch=0), self.settings["bn_images"] // self.train.batch)
+        return self.train.plain(self.settings["bn_images"])
 
 
 def float_network(settings: Mapping[str, Any], seed: int) -> nn.Module:
@@ -180,7 +187,7 @@ def _finish(network: nn.Module, history: History, data: _Data, context: Context)
     )
 
 
-def _measure(network: nn.Module, method: Method, data: _Data, context: Context) -> Outcome:
+def _measure(network: nn.Module, method: Method, data: _Data, seed: int, context: Context) -> Outcome:
     """Evaluate an untrained method at every bit-width, with statistics as they are or calibrated for each."""
     assert method.recipe is not None
     hits: dict[str, np.ndarray] = {}
@@ -189,7 +196,7 @@ def _measure(network: nn.Module, method: Method, data: _Data, context: Context) 
         candidate = copy.deepcopy(network)
         set_bits(candidate, bits)
         if method.recipe.batch_norm == "calibrated":
-            calibrate_batch_norm(candidate, data.train, data.settings["bn_images"])
+            calibrate_batch_norm(candidate, data.calibration(seed))
         hits[str(bits)] = correct(candidate, data.test)
     values = {column: top1(hit) for column, hit in hits.items()}
     return Outcome(values=values, best=values, correct=hits, curve=[], images=len(BITS) * len(data.test.images))

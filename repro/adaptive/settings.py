@@ -50,7 +50,8 @@ _ALL = (
     Setting("realign_in_graph", True, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "detach both"),
     Setting("alpha_percentile", 99.9, 0, 100, "DQ (32 bit): clip level, of each activation", "100 (the maximum)"),
     Setting("alpha_images", 1000, 1, 50_000, "DQ (32 bit): training images that set clip levels"),
-    Setting("bn_images", 10_000, 1, 50_000, "BN calibration: training images, unaugmented"),
+    Setting("bn_images", 10_000, 1, 50_000, "BN calibration: training images, statistics averaged over batches"),
+    Setting("bn_augmented", True, 0, 1, "BN calibration: images augmented as in training", "plain images"),
 )
 SETTINGS = {setting.name: setting for setting in _ALL}
 START = ("width", "stem_stride", "train_images", "test_images", "batch", "momentum", "weight_decay", "fp32_epochs",
@@ -59,7 +60,7 @@ START = ("width", "stem_stride", "train_images", "test_images", "batch", "moment
 TRAINED = ("epochs", "lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph")
 """Settings of quantized training, beside those of its start."""
 PERCENTILE = ("alpha_percentile", "alpha_images")
-CALIBRATED = ("bn_images",)
+CALIBRATED = ("bn_images", "bn_augmented")
 
 
 def scale(**changed: Scalar) -> dict[str, Scalar]:

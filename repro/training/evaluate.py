@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
 from repro.training.batches import Batches
@@ -27,10 +29,10 @@ def top1(hits: np.ndarray) -> float:
     return 100.0 * float(hits.mean())
 
 
-def calibrate_batch_norm(network: nn.Module, batches: Batches, limit: int | None = None) -> None:
-    """Re-estimate every running mean and variance on the first `limit` training images, forward passes only.
+def calibrate_batch_norm(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Re-estimate every running mean and variance on batches of (images, labels), forward passes only.
 
     The running statistics become the plain average of the batch statistics; no parameter changes.
     """
-    update_bn((images for images, _ in batches.plain(limit)), network)
+    update_bn((images for images, _ in batches), network)
     network.eval()

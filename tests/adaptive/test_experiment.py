@@ -65,7 +65,7 @@ def test_a_unit_depends_on_the_settings_that_can_change_it_and_no_other() -> Non
         "epochs", "lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph",
     }  # fmt: skip
     assert settings["dq8"] == settings["individual_8"]
-    assert settings["dq8_bn_calib"] - settings["dq8"] == {"bn_images"}
+    assert settings["dq8_bn_calib"] - settings["dq8"] == {"bn_images", "bn_augmented"}
 
 
 def test_trained_unit_reports_its_bit_width_and_leaves_its_network(tmp_path: Path) -> None:
@@ -112,6 +112,16 @@ def test_calibration_changes_batch_norm_and_nothing_else(tmp_path: Path, monkeyp
         assert all(key.endswith(statistics) for key in changed)
     first, last = seen[0][1]["blocks.7.bn2.running_mean"], seen[-1][1]["blocks.7.bn2.running_mean"]
     assert not torch.equal(first, last)  # calibrated anew at each bit-width
+
+
+@pytest.mark.parametrize("augmented", [True, False])
+def test_calibration_sees_training_images_as_training_or_as_stored(augmented: bool) -> None:
+    data = experiment._Data({**SETTINGS, "bn_augmented": augmented}, Context(Path()))
+    batches = list(data.calibration(seed=0))
+    assert sum(len(labels) for _, labels in batches) == 32
+    expected = data.train.training(0, 0) if augmented else data.train.plain()
+    for (x, _), (y, _) in zip(batches, expected, strict=False):
+        assert torch.equal(x, y)
 
 
 def test_clip_levels_at_a_percentile_of_the_float_activations(tmp_path: Path) -> None:

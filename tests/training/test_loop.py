@@ -113,7 +113,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path: Path) -> None:
 def test_batch_norm_statistics_after_calibration_are_those_of_the_data() -> None:
     network = nn.Sequential(nn.BatchNorm2d(3))
     network[0].running_mean.fill_(7.0)
-    calibrate_batch_norm(network, data())
+    calibrate_batch_norm(network, data().plain())
     parts = [x for x, _ in data().plain()]
     mean = torch.stack([x.mean((0, 2, 3)) for x in parts]).mean(0)
     variance = torch.stack([x.var((0, 2, 3)) for x in parts]).mean(0)
