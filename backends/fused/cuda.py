@@ -13,8 +13,8 @@ no atomics, the same result at every run (G3). A tile that lies wholly inside th
 a mask, hence in vectors of 16 bytes whatever the size of x.
 
 float16, bfloat16 and float32 are computed in float32 (Q5). Nothing waits for the device (Q7): numbers travel as float32
-arguments of the launch, tensors are read by the kernel. A kernel is compiled when first called with new dtypes, a new
-tile shape or another scaler; Triton keeps the result on disk.
+arguments of the launch, tensors are read by the kernel. A kernel is compiled when first called with other dtypes,
+another tile shape or scaler; Triton keeps the result on disk.
 """
 # mypy: allow-untyped-defs
 
@@ -28,6 +28,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from backends.contract import (
     NAN_CODE,
@@ -55,10 +56,7 @@ _NO_FRACTION = tl.constexpr(2.0**23)
 
 @torch.no_grad()
 def codes(x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None) -> Tensor:
-    """`rint(clip(x, lower, upper) / step)`, half to even: int32, shape and strides of x (Q1-Q3).
-
-    NaN has the code -2**31; infinities have those of the bounds. Raises as `forward`. Example at `backends.eager`.
-    """
+    """`rint(clip(x, lower, upper) / step)` as int32; see `backends.fused.codes`."""
     plan = _plan(x, step, lower, upper, axis)
     y = torch.empty_like(plan.x, dtype=torch.int32)
     plan.launch(_quantize_kernel, plan.x, y)
@@ -69,14 +67,10 @@ def codes(x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = No
 def forward(
     x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None, out: Tensor | None = None
 ) -> Tensor:
-    """`rint(clip(x, lower, upper) / step) * step`: shape, dtype and strides of x, in `out` where given (Q1-Q6).
+    """`rint(clip(x, lower, upper) / step) * step`; see `backends.fused.forward`.
 
-    `step`, `lower`, `upper` are numbers, 0-d tensors or 1-D of length `x.shape[axis]`. NaN stays NaN.
-
-    Raises `TypeError` unless x is float16, bfloat16 or float32; `ValueError`, naming the argument, for parameters
-    against Q6 that are numbers or 0-d tensors on the CPU (others are checked where they are set, by
-    `contract.check_parameters`), for other tensors on another device than x, for parameters whose shape does not
-    fit, and for an `out` of another shape or dtype. Example at `backends.eager`.
+    Raises `BackendUnavailableError` for float64, and `ValueError` for a parameter that is neither a CPU scalar nor on
+    the device of x.
     """
     plan = _plan(x, step, lower, upper, axis)
     y = plan.target(out)
@@ -97,17 +91,10 @@ def backward(
     noise: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Gradients:
-    """The four gradients, with g = `grad`, v = clip(x) / step, e = v - rint(v), and s the scaler's multiplier (G1-G3):
+    """The four gradients; see `backends.fused.backward`.
 
-        dx     = g * s           where lower <= x <= upper, else 0
-        dstep  = sum(g * (rint(v) - s * v))
-        dupper = sum of g * s    over x > upper
-        dlower = sum of g * s    over x < lower
-
-    `grad` and `noise` have the shape of x; dx has its dtype and goes to `out` where given. The sums are float32, in the
-    shape of their parameter: a tree within each tile, then torch's own sum over tiles. A NaN in x gets dx = 0 and makes
-    dstep NaN. Raises as `forward`, `ValueError` for noise that is missing or unasked, and `BackendUnavailableError` for
-    a registered scaler, which is eager's (S5). Example at `backends.eager`.
+    `grad` and `noise` may be of other float dtypes than x. The sums are float32: a tree within each tile, then torch's
+    own sum over tiles. Raises `BackendUnavailableError` for a registered scaler, too, which is eager's (S5).
     """
     plan = _plan(x, step, lower, upper, axis)
     check_like("grad", grad, x)
@@ -122,19 +109,13 @@ def backward(
 
 @torch.no_grad()
 def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None = None) -> Tensor:
-    """The multiplier s of the table in `Scaler`: shape and dtype of grad; `error` is e, in grid units (S1, S4).
-
-    Raises `TypeError` unless grad is of a dtype that `forward` takes, `ValueError` for an error of another shape and
-    for noise that is missing or unasked, `BackendUnavailableError` for a registered scaler (S5). Example at
-    `backends.eager`.
-    """
+    """The multiplier s; see `backends.fused.multiplier`."""
     grad = _dense(_checked(grad))
     check_like("error", error, grad)
     check_noise(scaler, noise, grad.shape)
     s = torch.empty_like(grad)
     arrays = grad, _laid_out(error, grad), _laid_out(noise, grad), s
-    programs = triton.cdiv(s.numel(), TILE)
-    _launch(_multiplier_kernel, programs, *arrays, s.numel(), **_scaler_arguments(scaler), ELEMENTS=TILE)
+    _launch(_multiplier_kernel, _tiles(s.numel(), TILE), *arrays, s.numel(), **_scaler_arguments(scaler), COLUMNS=TILE)
     return s
 
 
@@ -161,12 +142,12 @@ class _Plan(NamedTuple):
     @property
     def down(self) -> int:
         """Tiles below each other."""
-        return -(-self.rows // self.tile_rows)
+        return _tiles(self.rows, self.tile_rows)
 
     @property
     def across(self) -> int:
         """Tiles beside each other."""
-        return -(-self.columns // self.tile_columns)
+        return _tiles(self.columns, self.tile_columns)
 
     @property
     def partial_shape(self) -> tuple[int, ...]:
@@ -231,9 +212,14 @@ def _arguments(x: Tensor, given: dict[str, Any], axis: int | None) -> tuple[tupl
     return tuple({**numbers, **channelwise}[name] for name in given), axis
 
 
-def _power_of_two(count: int) -> int:
-    """The smallest that is not below the count."""
-    return 1 << max(count - 1, 0).bit_length()
+def _tiles(length: int, tile: int) -> int:
+    """How many it takes to cover the length."""
+    return -(-length // tile)
+
+
+def _power_of_two(length: int) -> int:
+    """The smallest that is not below the length."""
+    return 1 << max(length - 1, 0).bit_length()
 
 
 def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
@@ -245,9 +231,12 @@ def _launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> No
 
 
 def _checked(x: Tensor) -> Tensor:
-    if x.dtype not in DTYPES:
-        raise TypeError(f"expected float16, bfloat16 or float32, got {x.dtype}: the eager backend takes float64 too")
-    return x
+    if x.dtype in DTYPES:
+        return x
+    if x.dtype == torch.float64:
+        message = "backend 'fused' computes float16, bfloat16 and float32 on CUDA, not torch.float64: ask for 'eager'"
+        raise BackendUnavailableError(message)
+    raise TypeError(f"expected float16, bfloat16 or float32, got {x.dtype}")
 
 
 def _is_cpu_scalar(value: Any) -> bool:
@@ -278,7 +267,13 @@ def _laid_out(array: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def _deliver(result: Tensor, out: Tensor | None) -> Tensor:
-    return result if out is None or out is result else out.copy_(result)
+    """The result, in `out` where given; autograd is told of what a kernel wrote there."""
+    if out is None:
+        return result
+    if out is not result:
+        return out.copy_(result)
+    increment_version(out)
+    return out
 
 
 def _sum_to(parameter: Any, sums: Tensor) -> Tensor:
@@ -291,19 +286,18 @@ def _sum_to(parameter: Any, sums: Tensor) -> Tensor:
 def _scaler_arguments(scaler: Scaler) -> dict[str, Any]:
     """s = 1 + strength * curve(g, e, alpha), whichever form (S1)."""
     if scaler.name not in SCALERS + NOISE_CONTROLS:
-        raise BackendUnavailableError(f"the fused backend cannot run scaler {scaler.name!r}: ask for 'eager'")
-    halved = {"acos": 0.5, "tanh": 0.5}
-    if scaler.name == "invtanh":
-        halved["invtanh"] = 0.5 / math.atanh(scaler.alpha / 2)  # type: ignore[operator]
-    factor = halved.get(scaler.name, 1.0) if scaler.form == "normalised" else 1.0
+        raise BackendUnavailableError(f"backend 'fused' does not run the scaler {scaler.name!r}: ask for 'eager'")
+    alpha = float(scaler.alpha or 0)
+    normalised = {"acos": 0.5, "tanh": 0.5, "invtanh": 0.5 / math.atanh(alpha / 2) if scaler.name == "invtanh" else 1.0}
+    factor = normalised.get(scaler.name, 1.0) if scaler.form == "normalised" else 1.0
     curve = "noise" if scaler.needs_noise else scaler.name
-    return {"strength": scaler.delta * factor, "alpha": scaler.alpha or 0.0, "CURVE": curve}
+    return {"strength": scaler.delta * factor, "alpha": alpha, "CURVE": curve}
 
 
-# The kernels. LARGE: places in memory are counted in 64 bits, because with those of masked elements 31 do not suffice.
+# The kernels. LARGE: places in memory, those of masked elements among them, are counted in 64 bits, not in 32.
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "across", "channels", "inner"])
 def _quantize_kernel(
     x,
     y,
@@ -332,7 +326,7 @@ def _quantize_kernel(
         _store(y + place, rounded * step, mask, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "across", "channels", "inner", "partial_size"])
 def _backward_kernel(
     grad,
     x,
@@ -381,12 +375,12 @@ def _backward_kernel(
     tl.store(partial + partial_size + partial_size, dupper, sum_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def _multiplier_kernel(
-    grad, error, noise, s, count, strength, alpha, CURVE: tl.constexpr, LARGE: tl.constexpr, ELEMENTS: tl.constexpr
+    grad, error, noise, s, count, strength, alpha, CURVE: tl.constexpr, LARGE: tl.constexpr, COLUMNS: tl.constexpr
 ):
     """s of one tile of all elements in a row."""
-    _, _, place, mask, inside = _tile(1, count, tl.num_programs(0), LARGE, 1, ELEMENTS)
+    _, _, place, mask, inside = _tile(1, count, tl.num_programs(0), LARGE, 1, COLUMNS)
     g, e = _load(grad + place, mask, inside), _load(error + place, mask, inside)
     _store(s + place, _multiplier(g, e, noise, place, mask, inside, strength, alpha, CURVE), mask, inside)
 
