@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from repro.evidence.claims import STATES, Contrast, Pattern, Place, Row, judge_seeds
 from repro.evidence.records import Evidence
+from repro.evidence.render import markdown_table, number
 
 BINDING = "binding contrast: "
 """Begins the reason of a judged pattern."""
@@ -70,3 +71,24 @@ def _row(pattern: Pattern, evidence: Evidence, cell: Cell, scale: str) -> Row:
         reason=reason or f"{BINDING}{judged.contrast}",
         **judged.columns(),  # type: ignore[arg-type]
     )
+
+
+def pattern_table(rows: Sequence[Row], preregistered: Mapping[str, Any]) -> str:
+    """Judged patterns as a Markdown table: statement, binding contrast with its interval, verdict and state."""
+    statements = {pattern.name: pattern.statement for pattern in patterns(preregistered)}
+    header = ("claim", "scale", "binding contrast", "value", "95 % interval", "margin", "n", "verdict", "state")
+    lines = [
+        (
+            statements[row.claim],
+            row.scale,
+            row.reason.removeprefix(BINDING) if row.state == "ok" else "",
+            number(row.ours, 3),
+            "" if row.low is None else f"{number(row.low, 3)} to {number(row.high, 3)}",
+            number(row.margin),
+            number(row.n),
+            row.verdict,
+            row.state if row.state == "ok" else f"{row.state} ({row.reason})",
+        )
+        for row in rows
+    ]
+    return markdown_table(header, lines, "lllrrrrll")
