@@ -147,7 +147,7 @@ class _Split(NamedTuple):
 def _split(outer: int, channels: int, inner: int) -> _Split:
     """The division of [outer, channels, inner] elements, in the order of memory, into blocks."""
     elements = outer * channels * inner
-    if channels == 1 or outer == 1 or inner >= SHORTEST_RUN:
+    if elements == 0 or channels == 1 or outer == 1 or inner >= SHORTEST_RUN:
         outer, length = (1, elements) if channels == 1 else (outer, inner)
         per_length = -(-length // BLOCK)
         claim = max(1, BLOCK // max(1, length))
