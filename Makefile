@@ -30,8 +30,8 @@ status: environment ## where every claim stands
 test: environment ## all tests; ARGS='-k name' for some
 	@$(PYTHON) -m pytest -q -n $(or $(WORKERS),auto) $(ARGS)
 
-bench: environment ## the benchmarks, one process
-	@$(PYTHON) -m pytest -q -o addopts= --benchmark-only tests $(ARGS)
+bench: environment ## the benchmarks, in one process; updates benchmarks/ (half an hour)
+	@$(PYTHON) -m pytest -q --benchmark-only --benchmark-quiet tests/benchmarks $(ARGS)
 
 lint: environment ## style, types, and which package may import which
 	@.venv/bin/ruff check .

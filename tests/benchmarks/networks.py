@@ -1,0 +1,128 @@
+"""Whole training steps: EfficientNet-Lite0 at 64 px and ResNet18-CIFAR, in full precision and quantized."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import backends
+from backends import Scaler
+from backends.autograd import fake_quantize
+from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
+from repro.networks.resnet import ResNet18
+from repro.quantizers import PACT, DoReFaWeight
+from tests.benchmarks.race import Contender
+
+CLASSES = 10
+JOINT_BITS = (8, 6, 4, 2)
+SINGLE_BITS = 4
+LITE0_BITS = 3
+RELU6_RANGE = 6.0
+
+
+class LearnedRange(nn.Module):
+    """A quantizer whose step and range are learned independently, as in paper A.
+
+    `kind` is how it computes: "ours", by the backend in force, or "torch", by torch's learnable fake quantization
+    with a scale and a zero point.
+    """
+
+    def __init__(self, upper: float, signed: bool, kind: str) -> None:
+        super().__init__()
+        self.q_max = 2 ** (LITE0_BITS - signed) - 1
+        self.signed, self.kind = signed, kind
+        self.step = nn.Parameter(torch.tensor(upper / self.q_max))
+        self.upper = nn.Parameter(torch.tensor(upper))
+        self.zero = nn.Parameter(torch.tensor([0.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "torch":
+            q_min = -self.q_max if self.signed else 0
+            quantize = torch._fake_quantize_learnable_per_tensor_affine
+            return quantize(x, self.step.reshape(1), self.zero, q_min, self.q_max, 1.0)
+        lower = -self.upper if self.signed else 0.0
+        return fake_quantize(x, self.step, lower, self.upper, scaler=Scaler("ewgs"))
+
+
+def lite0(kind: str | None) -> nn.Module:
+    """EfficientNet-Lite0; with a kind, every weight, every ReLU6 and the output of every block are quantized."""
+    torch.manual_seed(0)
+    network = timm.create_model("efficientnet_lite0", pretrained=False, num_classes=CLASSES)
+    for name, module in list(network.named_modules()) if kind else []:
+        if isinstance(module, nn.Conv2d):
+            quantizer = LearnedRange(module.weight.abs().max().item(), True, kind)
+            network.set_submodule(name, QuantizedConv2d(module, quantizer))
+        elif isinstance(module, nn.ReLU6):
+            network.set_submodule(name, LearnedRange(RELU6_RANGE, False, kind))
+        elif name.endswith(("bn2.act", "bn3.act")):
+            network.set_submodule(name, LearnedRange(RELU6_RANGE, True, kind))
+    return network.to(memory_format=torch.channels_last)
+
+
+def resnet18(quantized: bool, width: int = 64) -> nn.Module:
+    """ResNet18-CIFAR; quantized, with paper B's weights and activations, but for the first convolution."""
+    torch.manual_seed(0)
+    network = ResNet18(width)
+    if quantized:
+        quantize(network, LayerRule(DoReFaWeight, PACT, keep=frozenset({"conv1", "act1"})))
+    return network.to(memory_format=torch.channels_last)
+
+
+def training_step(
+    network: nn.Module, batch: int, pixels: int, bits: tuple[int, ...] = (), backend: str | None = None
+) -> Callable[[], float]:
+    """A step of SGD on made-up images: forward and backward at each of `bits` in turn, then one update; the loss."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, pixels, pixels, generator=generator).to(memory_format=torch.channels_last)
+    labels = torch.randint(CLASSES, (batch,), generator=generator)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
+
+    def step() -> float:
+        total = 0.0
+        with asked_for(backend):
+            optimizer.zero_grad(set_to_none=True)
+            for width in bits or (None,):
+                if width:
+                    set_bits(network, width)
+                loss = F.cross_entropy(network(images), labels)
+                loss.backward()
+                total += loss.item()
+            optimizer.step()
+        return total
+
+    return step
+
+
+@contextmanager
+def asked_for(backend: str | None) -> Iterator[None]:
+    """`fake_quantize` computes by this backend where its caller names none."""
+    before = os.environ.get(backends.ENVIRONMENT_VARIABLE)
+    os.environ[backends.ENVIRONMENT_VARIABLE] = backend or ""
+    try:
+        yield
+    finally:
+        os.environ[backends.ENVIRONMENT_VARIABLE] = before or ""
+
+
+def lite0_steps() -> dict[str, Contender]:
+    return {
+        "fp32": training_step(lite0(None), 64, 64),
+        "fused": training_step(lite0("ours"), 64, 64, backend="fused"),
+        "eager": training_step(lite0("ours"), 64, 64, backend="eager"),
+        "torch": training_step(lite0("torch"), 64, 64),
+    }
+
+
+def resnet18_steps() -> dict[str, Contender]:
+    return {
+        "fp32": training_step(resnet18(False), 64, 32),
+        "fused": training_step(resnet18(True), 64, 32, (SINGLE_BITS,), "fused"),
+        "eager": training_step(resnet18(True), 64, 32, (SINGLE_BITS,), "eager"),
+        "joint": training_step(resnet18(True), 64, 32, JOINT_BITS, "fused"),
+    }

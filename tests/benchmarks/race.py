@@ -1,0 +1,75 @@
+"""Contenders timed in turn: every round runs each of them once, so that what disturbs one disturbs all."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Callable
+from itertools import cycle
+from pathlib import Path
+
+import numpy as np
+
+Contender = Callable[[], object]
+SAMPLE_SECONDS = 5e-4
+"""A sample is as many calls as take this long, so that the clock's own cost does not show."""
+WARM_UP_CALLS = 3
+PERCENTILES = (20, 50, 80)
+
+
+class Race:
+    """Samples of seconds per call, of every contender; `round` adds one to each, whose turn to be first goes round."""
+
+    def __init__(self, contenders: dict[str, Contender]) -> None:
+        self.contenders = contenders
+        self.samples: dict[str, list[float]] = {name: [] for name in contenders}
+        for contender in contenders.values():
+            for _ in range(WARM_UP_CALLS):
+                contender()
+        self.calls = {name: max(1, round(SAMPLE_SECONDS / _seconds(run, 1))) for name, run in contenders.items()}
+        self._first = cycle(range(len(contenders)))
+
+    def round(self) -> None:
+        names, first = list(self.contenders), next(self._first)
+        for name in names[first:] + names[:first]:
+            self.samples[name].append(_seconds(self.contenders[name], self.calls[name]))
+
+    def rounds_for(self, seconds: float, least: int = 7, most: int = 60) -> int:
+        """How many rounds take about this long."""
+        one = sum(_seconds(run, self.calls[name]) * self.calls[name] for name, run in self.contenders.items())
+        return int(np.clip(seconds / one, least, most))
+
+    def percentiles(self, name: str) -> list[float]:
+        """20th, 50th and 80th percentile of a contender's samples, in milliseconds."""
+        return [1e3 * float(value) for value in np.percentile(self.samples[name], PERCENTILES)]
+
+
+def _seconds(run: Contender, calls: int) -> float:
+    gc.disable()
+    try:
+        start = time.perf_counter()
+        for _ in range(calls):
+            run()
+        return (time.perf_counter() - start) / calls
+    finally:
+        gc.enable()
+
+
+def peak_mib(run: Contender) -> float | None:
+    """By how much the memory of this process rises above its start at most, in MiB; None where Linux does not say.
+
+    The kernel's own high-water mark of resident memory, set back just before: temporaries of any library count.
+    """
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    before = _status("VmRSS")
+    run()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

@@ -1,0 +1,250 @@
+"""What a benchmark run leaves: rows, the table that is printed, the ratios that were promised, the record, the plot."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from repro import hardware
+from repro.evidence.render import fingerprint, markdown_table, save_figure, style
+from tests.benchmarks.race import Race
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+RENDERER = 1
+
+
+@dataclass(frozen=True)
+class Row:
+    """One contender in one race.
+
+    Attributes:
+        operation, data, backend: the key. `data` says shape and dtype.
+        elements: of x; None for a training step.
+        ms, p20, p80: median and percentiles over `samples`, milliseconds a call.
+        gb_per_s: bytes that the operation has to move, once each, over the median.
+        of_copy: that, in parts of what `out.copy_(x)` reaches in the same race.
+        of_base: the median in multiples of the base's, another contender of the race.
+        peak_mib: by how much memory rises above the start.
+    """
+
+    operation: str
+    data: str
+    backend: str
+    elements: int | None
+    ms: float
+    p20: float
+    p80: float
+    samples: int
+    gb_per_s: float | None
+    of_copy: float | None
+    base: str
+    of_base: float
+    peak_mib: float | None
+    commit: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        return self.operation, self.data, self.backend
+
+
+def rows(
+    race: Race,
+    operation: str,
+    data: str,
+    *,
+    base: str,
+    elements: int | None = None,
+    bytes_moved: int | None = None,
+    bytes_copied: int | None = None,
+    peaks: dict[str, float | None] | None = None,
+) -> list[Row]:
+    """The rows of a race."""
+    commit, dirty = hardware.commit()
+    medians = {name: race.percentiles(name)[1] for name in race.samples}
+    found = []
+    for name, samples in race.samples.items():
+        p20, ms, p80 = race.percentiles(name)
+        moved = bytes_copied if name == "copy" else bytes_moved
+        speed = moved / ms / 1e6 if moved else None
+        of_copy = speed / (bytes_copied / medians["copy"] / 1e6) if speed and bytes_copied else None
+        found.append(
+            Row(
+                operation=operation,
+                data=data,
+                backend=name,
+                elements=elements,
+                ms=_short(ms),
+                p20=_short(p20),
+                p80=_short(p80),
+                samples=len(samples),
+                gb_per_s=_short(speed),
+                of_copy=_short(of_copy),
+                base=base,
+                of_base=_short(ms / medians[base]),
+                peak_mib=_short((peaks or {}).get(name)),
+                commit=commit + "+" * dirty,
+            )
+        )
+    return found
+
+
+def _short(number: float | None) -> Any:
+    """Four significant digits: more than a timing has."""
+    return None if number is None else float(f"{number:.4g}")
+
+
+def table(found: Iterable[Row]) -> str:
+    """The rows as Markdown; `time` is in multiples of that of the race's base."""
+    header = ["operation", "data", "backend", "ms", "p20 – p80", "GB/s", "of copy", "time", "of", "peak MiB"]
+    lines = [
+        [
+            row.operation,
+            row.data,
+            row.backend,
+            f"{row.ms:.4g}",
+            f"{row.p20:.4g} – {row.p80:.4g}",
+            "" if row.gb_per_s is None else f"{row.gb_per_s:.1f}",
+            "" if row.of_copy is None else f"{row.of_copy:.2f}",
+            f"{row.of_base:.2f}",
+            row.base,
+            "" if row.peak_mib is None else f"{row.peak_mib:.0f}",
+        ]
+        for row in found
+    ]
+    return markdown_table(header, lines, "lllrrrrrlr")
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A ratio that has to hold on 2 CPU cores: time of `over` by time of `under`, at least or at most `limit`."""
+
+    operation: str
+    data: str
+    over: str
+    under: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def judge(self, found: Sequence[Row]) -> list[tuple[str, float, str, bool]]:
+        """Of each data set that matches and has both: its name, the ratio, the limit, whether it holds."""
+        times = {row.key: row.ms for row in found}
+        judged = []
+        for data in dict.fromkeys(row.data for row in found if re.fullmatch(self.data, row.data)):
+            over, under = (times.get((self.operation, data, name)) for name in (self.over, self.under))
+            if over is None or under is None:
+                continue
+            ratio = over / under
+            holds = (self.at_least is None or ratio >= self.at_least) and (
+                self.at_most is None or ratio <= self.at_most
+            )
+            limit = f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+            judged.append((data, ratio, limit, holds))
+        return judged
+
+
+LARGE = r"(1|4|16|64) M float32"
+SMALL = r"(1|4|16) k float32|conv weight 64x64x3x3"
+PROMISES = (
+    Promise("forward, out given", "16 M float32", "copy", "fused", at_least=0.8),
+    Promise("backward, out given", "16 M float32", "torch.add", "fused", at_least=0.9),
+    *(
+        Promise("backward by scaler", "16 M float32", name, "ewgs", at_most=1.25)
+        for name in ("acos", "tanh", "invtanh")
+    ),
+    *(
+        Promise(operation, LARGE, over, "fused", at_least=factor)
+        for operation in ("forward, backward, out given", "autograd, static", "autograd, learned")
+        for over, factor in (("eager", 5), ("torch", 8))
+    ),
+    Promise("forward, backward, out given", "16 M float32", "torch.compile", "fused", at_least=4),
+    *(
+        Promise(operation, SMALL, "fused", peer, at_most=1.2)
+        for operation in ("autograd, static", "autograd, learned")
+        for peer in ("torch", "torch.compile", "brevitas")
+    ),
+    Promise("training step", "Lite0 64 px, batch 64", "fused", "fp32", at_most=1.12),
+    Promise("training step", "ResNet18-CIFAR, batch 64", "fused", "fp32", at_most=1.05),
+    Promise("training step", "ResNet18-CIFAR, batch 64", "joint", "fp32", at_most=4.3),
+)
+
+
+def promises(found: Sequence[Row]) -> str:
+    """Every promised ratio that the rows can judge, as Markdown."""
+    lines = [
+        [p.operation, data, f"{p.over} / {p.under}", f"{ratio:.2f}", limit, "yes" if holds else "NO"]
+        for p in PROMISES
+        for data, ratio, limit, holds in p.judge(found)
+    ]
+    return markdown_table(["operation", "data", "times", "ratio", "promised", "holds"], lines, "lllrrl")
+
+
+# Record and plot: one of each per kind of machine
+
+
+def machine() -> dict[str, Any]:
+    """What the timings depend on beside the code."""
+    return {"cpu": hardware.cpu(), "cores": len(hardware.cores()), "gpu": hardware.gpu(), **hardware.versions()}
+
+
+def stem(about: dict[str, Any]) -> Path:
+    """Where the record of a machine of this kind lies, without its suffix.
+
+    >>> stem({"cpu": "Some(R) CPU @ 2 GHz", "cores": 2}).name
+    'some-r-cpu-2-ghz-2-cores'
+    """
+    return FOLDER / re.sub(r"[^a-z0-9]+", "-", f"{about['cpu']} {about['cores']} cores".lower()).strip("-")
+
+
+def merge(new: Sequence[Row]) -> list[Row]:
+    """Put new rows in the place of old ones in this machine's record, redraw its plot, return all rows.
+
+    A record made with other versions is dropped: its timings do not compare.
+    """
+    about = machine()
+    path = stem(about).with_suffix(".json")
+    old = json.loads(path.read_text()) if path.exists() else {}
+    kept = [Row(**row) for row in old.get("rows", [])] if old.get("machine") == about else []
+    merged = {row.key: row for row in [*kept, *new]}
+    found = list(merged.values())
+    path.parent.mkdir(exist_ok=True)
+    lines = ",\n".join(f"  {json.dumps(asdict(row))}" for row in found)
+    path.write_text(f'{{\n "machine": {json.dumps(about)},\n "rows": [\n{lines}\n ]\n}}\n')
+    plot(found, about)
+    return found
+
+
+PLOTTED = ("forward, out given", "backward, out given", "autograd, static")
+
+
+def plot(found: Sequence[Row], about: dict[str, Any]) -> None:
+    """Bandwidth in parts of a copy's, over the number of elements, a panel per operation."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in dict.fromkeys(row.backend for row in found) if name != "copy"]
+    with style():
+        figure = Figure(figsize=(12, 4.2))
+        panels = figure.subplots(1, len(PLOTTED), sharey=True)
+        for panel, operation in zip(panels, PLOTTED, strict=True):
+            for index, name in enumerate(names):
+                points = sorted(
+                    (row.elements, row.of_copy)
+                    for row in found
+                    if (row.operation, row.backend) == (operation, name)
+                    and row.of_copy and row.elements and re.fullmatch(r"\d+ [kM] float32", row.data)
+                )  # fmt: skip
+                if points:
+                    panel.plot(*zip(*points, strict=True), marker="o", label=name, color=f"C{index}")
+            panel.set_xscale("log", base=2)
+            panel.set_title(operation)
+            panel.set_xlabel("elements, float32")
+            if panel.lines:
+                panel.legend()
+            panel.axhline(1, color="#888888", linewidth=1, linestyle="--")
+        panels[0].set_ylabel("bandwidth, in parts of out.copy_(x)")
+        figure.suptitle(f"{about['cpu']}, {about['cores']} cores, torch {about['torch']}", x=0.01, ha="left")
+    texts = [json.dumps([asdict(row) for row in found]), json.dumps(about)]
+    save_figure(figure, stem(about), fingerprint(renderer=RENDERER, texts=texts))

@@ -1,0 +1,75 @@
+"""Races of single operations: kernels with outputs given, and passes through autograd."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import backends
+from backends import Scaler
+from backends.contract import SCALERS
+from tests.benchmarks import peers
+from tests.benchmarks.peers import Data
+
+SIZES = {f"{count} {unit}": count * factor for unit, factor in (("k", 2**10), ("M", 2**20)) for count in (1, 4, 16, 64)}
+ELEMENTS_MOVED = {"forward": 2, "backward": 3, "forward, backward": 5}
+"""Numbers read and written for each element: the least that the operation needs."""
+
+
+def traffic(x: torch.Tensor, operation: str) -> dict[str, int]:
+    size = x.numel() * x.element_size()
+    return {"elements": x.numel(), "bytes_copied": 2 * size, "bytes_moved": ELEMENTS_MOVED[operation] * size}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("operation", ["forward", "backward", "forward, backward"])
+def test_outputs_given(race: Callable, operation: str, size: str) -> None:
+    data = Data.normal(SIZES[size])
+    contenders = peers.given(data)[operation]
+    race(f"{operation}, out given", f"{size} float32", contenders, **traffic(data.x, operation))
+
+
+@pytest.mark.parametrize("operation", ["forward", "backward"])
+def test_bfloat16(race: Callable, operation: str) -> None:
+    data = Data.normal(SIZES["16 M"], dtype=torch.bfloat16)
+    race(f"{operation}, out given", "16 M bfloat16", peers.given(data)[operation], **traffic(data.x, operation))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", ["static", "learned"])
+def test_autograd(race: Callable, kind: str, size: str) -> None:
+    data = Data.normal(SIZES[size])
+    contenders = getattr(peers, kind)(data)
+    race(f"autograd, {kind}", f"{size} float32", contenders, **traffic(data.x, "forward, backward"))
+
+
+CHANNELS_LAST = {"memory_format": torch.channels_last}
+LAYERS = {
+    "conv weight 64x64x3x3": ((64, 64, 3, 3), {"axis": 0}),
+    "conv weight 512x512x3x3": ((512, 512, 3, 3), {"axis": 0}),
+    "Lite0 activation 64x32x32x32, channels-last": ((64, 32, 32, 32), CHANNELS_LAST),
+    "Lite0 activation 64x96x32x32, channels-last": ((64, 96, 32, 32), CHANNELS_LAST),
+}
+"""Weights per output channel; activations per tensor."""
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("kind", ["static", "learned"])
+def test_layers(race: Callable, kind: str, name: str) -> None:
+    shape, options = LAYERS[name]
+    data = Data.normal(*shape, **options)
+    race(f"autograd, {kind}", name, getattr(peers, kind)(data), **traffic(data.x, "forward, backward"))
+
+
+def test_scalers(race: Callable) -> None:
+    data, fused = Data.normal(SIZES["16 M"]), backends.get("fused", "cpu")
+    dx = torch.empty_like(data.x)
+
+    def by(scaler: Scaler) -> Callable[[], object]:
+        return lambda: fused.backward(data.g, data.x, *data.parameters, scaler=scaler, out=dx)
+
+    contenders = {name: by(Scaler(name)) for name in SCALERS}
+    contenders["copy"] = lambda: dx.copy_(data.x)
+    race("backward by scaler", "16 M float32", contenders, base="ewgs", **traffic(data.x, "backward"))

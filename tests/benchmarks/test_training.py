@@ -1,0 +1,52 @@
+"""Races of whole training steps, with their memory; and the same losses by either backend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch._inductor.compile_fx import compile_fx
+
+from tests.benchmarks import networks
+from tests.benchmarks.networks import JOINT_BITS, training_step
+
+LOSS_NOISE = 1e-3
+"""Relative. Values are equal bit by bit, but sums of gradients differ in their last bits, and a code that lies on a
+tie after an update may then go the other way."""
+
+
+def test_lite0(race: Callable) -> None:
+    race("training step", "Lite0 64 px, batch 64", networks.lite0_steps(), base="fp32", peaks=True, seconds=30)
+
+
+def test_resnet18(race: Callable) -> None:
+    steps = networks.resnet18_steps()
+    race("training step", "ResNet18-CIFAR, batch 64", steps, base="fp32", peaks=True, seconds=60)
+
+
+def test_compiled(race: Callable) -> None:
+    """Inductor fuses the eager operations with their neighbours, and the operator with none."""
+
+    def compiled(backend: str) -> Callable[[], float]:
+        network = networks.resnet18(True, width=16)
+        networks.set_bits(network, networks.SINGLE_BITS)
+        # A function of its own for each network: with one and the same, the second would get the first one's graph.
+        own = torch.compile(network, backend=lambda graph, inputs: compile_fx(graph, inputs))
+        return training_step(own, 64, 32, backend=backend)
+
+    torch._dynamo.reset()
+    contenders = {
+        "eager calls, fused": training_step(networks.resnet18(True, 16), 64, 32, (networks.SINGLE_BITS,), "fused"),
+        "operator": compiled("fused"),
+        "traced": compiled("eager"),
+    }
+    race("compiled training step", "ResNet18 width 16, batch 64", contenders, base="traced", seconds=20)
+
+
+def test_losses_are_those_of_the_eager_backend(benchmark: Callable) -> None:
+    fused, eager = (training_step(networks.resnet18(True, 16), 16, 32, JOINT_BITS, name) for name in ("fused", "eager"))
+    pairs = benchmark.pedantic(lambda: [(fused(), eager()) for _ in range(20)], rounds=1)
+    worst = max(abs(one - other) / other for one, other in pairs)
+    benchmark.extra_info["largest relative difference of 20 losses"] = worst
+    print(f"largest relative difference of 20 losses: {worst:.2e}")
+    assert worst <= LOSS_NOISE

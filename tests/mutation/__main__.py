@@ -1,0 +1,192 @@
+"""`python -m tests.mutation`: does a test fail for every mutant of the CPU kernels?
+
+Each mutant takes the place of its module in a process of its own, forked from one in which all else is imported, and
+the tests of the backends run there until one fails. The outcome is `tests/mutation/<module>.json`; running again judges
+what is new or has survived. `equivalent.toml` lists, with the reason, mutants that compute the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import backends.fused
+from tests.mutation.mutants import Mutant, mutants
+
+FOLDER = Path(__file__).parent
+MODULES = {"loops": "backends.fused.loops", "cpu": "backends.fused.cpu"}
+TESTS = ["test_forward.py", "test_backward.py", "test_scalers.py", "test_fused_cpu.py", "test_properties.py"]
+"""In the order in which they are likely to notice."""
+PASSED = "passed"
+SECONDS = 300
+"""A mutant that takes longer has been noticed: it hangs."""
+
+
+class FirstFailure:
+    """A pytest plugin that remembers which test failed first."""
+
+    name = ""
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed and not self.name:
+            self.name = report.nodeid
+
+
+@dataclass
+class Trial:
+    """A mutant under test in a process of its own."""
+
+    mutant: Mutant
+    process: int
+    pipe: int
+    deadline: float
+
+    @classmethod
+    def start(cls, module: str, mutant: Mutant) -> Trial:
+        reader, writer = os.pipe()
+        process = os.fork()
+        if process == 0:
+            _run_tests(module, mutant, writer)
+        os.close(writer)
+        return cls(mutant, process, reader, time.monotonic() + SECONDS)
+
+    def outcome(self) -> str | None:
+        """ "killed by TEST", or "survived"; None while it runs."""
+        ended = os.waitpid(self.process, os.WNOHANG) != (0, 0)
+        if not ended and time.monotonic() < self.deadline:
+            return None
+        if not ended:
+            os.kill(self.process, signal.SIGKILL)
+            os.waitpid(self.process, 0)
+        with os.fdopen(self.pipe) as pipe:
+            said = pipe.read()
+        if said == PASSED:
+            return "survived"
+        return f"killed by {said or ('a crash' if ended else 'time')}"
+
+
+def trials(module: str, todo: list[Mutant], workers: int) -> Iterator[tuple[Mutant, str]]:
+    """Every mutant with its outcome, in the order in which they end."""
+    waiting, running = todo[::-1], []
+    while waiting or running:
+        while waiting and len(running) < workers:
+            running.append(Trial.start(module, waiting.pop()))
+        for trial in list(running):
+            if found := trial.outcome():
+                running.remove(trial)
+                yield trial.mutant, found
+        time.sleep(0.05)
+
+
+def _run_tests(module: str, mutant: Mutant, writer: int) -> None:
+    """In the child: put the mutant in the place of the module, run the tests, say which one failed, and end."""
+    with tempfile.TemporaryDirectory() as cache, Path(os.devnull).open("w") as silence:
+        os.dup2(silence.fileno(), 1)
+        os.dup2(silence.fileno(), 2)
+        os.environ["NUMBA_CACHE_DIR"] = cache  # the original's compiled loops lie in the usual one
+        torch.set_num_threads(1)
+        first = FirstFailure()
+        try:
+            _load(module, mutant.source)
+            paths = [f"tests/backends/{name}" for name in TESTS if Path(f"tests/backends/{name}").exists()]
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", "fused and not cuda"]
+            code = pytest.main([*paths, *options], plugins=[first])
+            said = PASSED if code == 0 else first.name or "an import"
+        except BaseException as error:  # whatever it is, the mutant did it
+            said = type(error).__name__
+        os.write(writer, said.encode())
+    os._exit(0)
+
+
+def _load(name: str, source: str) -> None:
+    """Import a module from this source."""
+    import numba
+
+    numba.config.reload_config()
+    module = ModuleType(name)
+    original = sys.modules[name].__file__
+    assert original is not None
+    module.__file__ = original
+    for known in [known for known in sys.modules if known.startswith("backends.fused.")]:
+        del sys.modules[known]
+    sys.modules[name] = module
+    backends.fused._modules.clear()
+    exec(compile(source, original, "exec"), vars(module))
+    setattr(backends.fused, name.rpartition(".")[2], module)
+
+
+def main() -> int:
+    """0 where every mutant is killed or listed as equivalent, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation")
+    parser.add_argument("module", choices=MODULES, nargs="?", default="loops")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--only", default="", help="mutants whose name contains this")
+    chosen = parser.parse_args()
+    name = MODULES[chosen.module]
+    file = Path(import_module(name).__file__ or "")
+    path = FOLDER / f"{chosen.module}.json"
+    every = list(mutants(file.read_text()))
+    equivalent = _equivalent(chosen.module)
+    outcomes = _known(path, every)
+    todo = [
+        mutant
+        for mutant in every
+        if chosen.only in mutant.name
+        and not outcomes.get(mutant.name, "").startswith("killed")
+        and mutant.name not in equivalent
+    ]
+    print(f"{len(every)} mutants of {name}, {len(todo)} to judge", file=sys.stderr, flush=True)
+    for count, (mutant, found) in enumerate(trials(name, todo, chosen.workers), start=1):
+        outcomes[mutant.name] = found
+        _write(path, every, outcomes, equivalent)
+        print(f"{count} of {len(todo)}, line {mutant.line}, {mutant.name}: {found}", file=sys.stderr, flush=True)
+    _write(path, every, outcomes, equivalent)
+    left = [m for m in every if m.name not in equivalent and not outcomes.get(m.name, "").startswith("killed")]
+    print(f"{len(every)} mutants: {len(equivalent)} equivalent, {len(left)} not killed")
+    return int(bool(left))
+
+
+def _known(path: Path, every: list[Mutant]) -> dict[str, str]:
+    """Outcomes of an earlier run, for mutants that still exist by name."""
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["mutants"] if path.exists() else []
+    names = {mutant.name for mutant in every}
+    return {row["mutant"]: row["outcome"] for row in rows if row["mutant"] in names}
+
+
+def _equivalent(module: str) -> dict[str, str]:
+    listed = tomllib.loads((FOLDER / "equivalent.toml").read_text())
+    return listed.get(module, {})
+
+
+def _write(path: Path, every: list[Mutant], outcomes: dict[str, str], equivalent: dict[str, str]) -> None:
+    """One line per mutant, in the order of the source."""
+    rows = []
+    for mutant in every:
+        reason = equivalent.get(mutant.name)
+        found = f"equivalent: {reason}" if reason else outcomes.get(mutant.name, "not judged")
+        rows.append({"mutant": mutant.name, "outcome": found})
+    kinds = [row["outcome"].split()[0].rstrip(":") for row in rows]
+    counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    path.write_text(f'{{\n "counts": {json.dumps(counts)},\n "mutants": [\n{lines}\n ]\n}}\n')
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
