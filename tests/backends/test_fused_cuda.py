@@ -19,7 +19,6 @@ import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 from triton.runtime import interpreter
 
 from backends import BackendUnavailableError, Scaler, contract, eager, reference
@@ -422,17 +421,16 @@ class TestCurves:
 
 
 class Launch:
-    """Stands for a kernel and keeps what it is launched with."""
+    """Stands for a kernel and keeps what it was last launched with."""
 
     def __init__(self, kernel: Any) -> None:
         self.kernel = kernel
 
     def __getitem__(self, programs: tuple[int]) -> Any:
-        def launch(*arguments: Any, num_warps: int, **named: Any) -> None:
-            self.programs, self.warps = programs[0], num_warps
-            self.arguments = dict(zip(self.kernel.arg_names, arguments, strict=False)) | named
+        return self.keep
 
-        return launch
+    def keep(self, *arguments: Any, **named: Any) -> None:
+        self.arguments, self.named = arguments, named
 
 
 META = {"device": "meta"}
@@ -472,30 +470,27 @@ class TestDevice:
         cuda.forward(x, 0.5, -1.0, 1.0)
         cuda.backward(x, x, 0.5, -1.0, 1.0, scaler=STE)
         cuda.multiplier(STE, x, x)
-        assert [launch.arguments["LARGE"] for launch in meta_launch.values()] == [large] * 3
+        assert [launch.named["LARGE"] for launch in meta_launch.values()] == [large] * 3
 
 
-DTYPE_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.int32: "i32"}
+class Hopper:
+    """Stands for the driver of a GPU of compute capability 9.0: all that Triton asks before it launches."""
+
+    def get_current_device(self) -> str:
+        return "none"
+
+    def get_current_stream(self, device: str) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
 
 
 def compiled(launch: Launch) -> dict[str, str]:
-    """The code of each stage for compute capability 9.0, specialised as Triton does for these arguments."""
-    signature, constants, hints = {}, {}, {}
-    for i, (name, value) in enumerate(launch.arguments.items()):
-        match value:
-            case torch.Tensor():
-                signature[name] = f"*{DTYPE_NAMES[value.dtype]}"
-                hints[(i,)] = [["tt.divisibility", 16]]
-            case float():
-                signature[name] = "fp32"
-            case int() if name.islower() and (value != 1 or launch.kernel.params[i].do_not_specialize):
-                signature[name] = "i32" if value < 2**31 else "i64"
-                if value % 16 == 0 and not launch.kernel.params[i].do_not_specialize:
-                    hints[(i,)] = [["tt.divisibility", 16]]
-            case _:
-                signature[name], constants[name] = "constexpr", value
-    source = ASTSource(launch.kernel, signature, constants, hints)
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": launch.warps}).asm
+    """The code of every stage, compiled by Triton as for this launch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.runtime.driver, "_active", Hopper())
+        return launch.kernel.run(*launch.arguments, **launch.named, grid=None, warmup=True).asm
 
 
 ODD = (5, 1001)
@@ -539,7 +534,7 @@ class TestMachineCode:
     def test_per_channel(self, meta_launch: dict[str, Launch], shape: tuple[int, ...], axis: int) -> None:
         x, channels = torch.empty(shape, **META), torch.empty(shape[axis], **META)
         cuda.backward(x, x, channels, -1.0, channels, scaler=STE, axis=axis)
-        assert meta_launch["_backward_kernel"].arguments["BY_COLUMN"] == (shape[0] == 512)
+        assert meta_launch["_backward_kernel"].named["BY_COLUMN"] == (shape[0] == 512)
         ptx = compiled(meta_launch["_backward_kernel"])["ptx"]
         self.check(ptx, divisions=1)
         self.check_vectors(ptx)
