@@ -249,6 +249,30 @@ def data(names: tuple[str, ...], data_root: Path | None) -> None:
 
 
 @cli.command()
+@click.option("--network", default="efficientnet_lite0", show_default=True, help="A pretrained network.")
+@click.option(
+    "--method", default="entropy", show_default=True, help="max, percentile, entropy, mse, or a registered one."
+)
+@click.option("--bits", type=click.IntRange(2, 8), default=8, show_default=True, help="Width of weights and inputs.")
+@click.option("--weights", type=click.Choice(["channel", "tensor"]), default="channel", show_default=True)
+@click.option("--images", type=click.IntRange(2, 10_000), default=64, show_default=True, help="CIFAR-10 images to use.")
+@click.option("--data-root", type=PATH, help="Folder of the data sets [REPRO_DATA, or the user's cache].")
+@json_option
+@debug
+def calibrate(
+    network: str, method: str, bits: int, weights: str, images: int, data_root: Path | None, as_json: bool
+) -> None:
+    """Ranges of a pretrained network that is not trained again, and what they cost it."""
+    from repro.ptq import once
+
+    found = once.calibrated(once.Cell(network, bits, weights, method), images, data_root, say)
+    if as_json:
+        _print_json(found.as_json())
+    else:
+        click.echo(found.as_text())
+
+
+@cli.command()
 @json_option
 @debug
 def env(as_json: bool) -> None:

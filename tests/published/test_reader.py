@@ -13,7 +13,7 @@ import pytest
 from repro.published import FOLDER, Printed, PublishedError, path, read
 from repro.published.reader import columns
 
-FILES = ("figure2", "tables", "bold", "figure4", "figure4_runs", "pareto", "third_party")
+FILES = ("figure2", "tables", "bold", "figure4", "figure4_runs", "pareto", "ptq", "third_party")
 
 
 @pytest.fixture

@@ -1,0 +1,206 @@
+"""The study as rows, tables and text: the seminar's two numbers, every quantized network, every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from repro.evidence.claims import Judged, Row, judge_number, judge_print
+from repro.evidence.files import write_text
+from repro.evidence.intervals import mean_sd
+from repro.evidence.patterns import BINDING, pattern_rows, pattern_table, patterns
+from repro.evidence.records import Evidence
+from repro.evidence.render import csv_text, fingerprint, markdown_table, save_figure, write_csv
+from repro.ptq import DRAWN, NETWORKS, Cell, cells, float_unit, picture
+from repro.published import Printed, read
+
+TARGET = "ptq"
+WIDTHS = range(8, 1, -1)
+ANCHORS = {"32": float_unit("efficientnet_lite0"), "8": Cell("efficientnet_lite0", 8, "channel", "max").unit}
+"""Unit that stands beside each printed number, by its bits."""
+COLUMNS = {
+    "snr": "SNR of the output, dB",
+    "agreement": "agreement, %",
+    "knn": "neighbour's class, %",
+    "top1": "top-1, %",
+}
+LAYERS = ("scale", "network", "bits", "weights", "calibrator", "layer", "snr_db", "sd", "seeds")
+SCALES = {"smoke": "a few images that prove the pipeline", "cpu": "real images, but not those that the print is about"}
+
+
+def printed() -> dict[str, dict[str, Any]]:
+    """The seminar's rows by bits: 32 is the float network."""
+    return {str(row["bits"]): row for row in read(TARGET)}
+
+
+# Rows
+
+
+def rows(evidence: Evidence, scales: tuple[str, ...]) -> list[Row]:
+    """The print against itself, the printed numbers beside ours, and the preregistered patterns."""
+    return [
+        *_print_rows(evidence),
+        *(_anchor(evidence, scale, bits) for scale in (*(evidence.scales or scales[-1:]), "paper") for bits in ANCHORS),
+        *pattern_rows(evidence, evidence.values, scales),
+    ]
+
+
+def _print_rows(evidence: Evidence) -> list[Row]:
+    top1 = {("efficientnet_lite0", bits): cast(Printed, row["top1"]) for bits, row in printed().items()}
+    judged = [
+        (pattern, judge_print(pattern, top1))
+        for pattern in patterns({"patterns": evidence.preregistered.get("print_patterns", ())})
+    ]
+    return [
+        Row(
+            target=TARGET,
+            claim=pattern.name,
+            kind="pattern",
+            published=f"{found.theta:g}",
+            read_from=_read_from(),
+            reason=f"{BINDING}{found.contrast}",
+            **found.columns(),  # type: ignore[arg-type]
+        )
+        for pattern, found in judged
+    ]
+
+
+def _read_from() -> str:
+    return str(next(iter(printed().values()))["read_from"])
+
+
+def _anchor(evidence: Evidence, scale: str, bits: str) -> Row:
+    """A printed accuracy; ours is that on the twenty labelled images, which gives no verdict on ImageNet's 50,000."""
+    row, unit = printed()[bits], ANCHORS[bits]
+    margin = evidence.preregistered["margin"]
+    ours = list(evidence.values(scale, unit, "top1").values())
+    judged = judge_number(row["top1"], ours, margin, scale) if ours else Judged("", margin=margin)
+    state, reason = evidence.state(scale, unit)
+    if scale == "paper":
+        state, reason = "missing", "data: ImageNet's validation images are not at hand"
+    return Row(
+        target=TARGET,
+        claim="top1",
+        kind="number",
+        scale=scale,
+        row=unit,
+        column=bits,
+        published=str(row["top1"]),
+        read_from=str(row["read_from"]),
+        state=state,
+        reason=reason or "ours: twenty labelled images, not ImageNet's 50,000",
+        **judged.columns(),  # type: ignore[arg-type]
+    )
+
+
+# Files
+
+
+def render(title: str, evidence: Evidence, judged: Sequence[Row], folder: Path) -> list[Path]:
+    """Write every file of the target; pictures only where there is something to draw."""
+    layers = csv_text(LAYERS, [line for scale in evidence.scales for line in layer_lines(evidence, scale)], digits=4)
+    body = text(title, {"": evidence}, judged)
+    paths = [write_csv(judged, folder / f"{TARGET}.csv"), write_text(folder / f"{TARGET}_layers.csv", layers)]
+    pictures: list[Path] = []
+    for name, drawing in picture.PICTURES.items():
+        drawn = drawing(evidence)
+        if drawn is not None:
+            made_from = fingerprint(renderer=picture.DRAWING, records=evidence.records)
+            pictures += save_figure(drawn, folder / name, made_from)
+            body += f"\n![{picture.ALT[name]}]({name}.png)\n"
+    return [*paths, write_text(folder / f"{TARGET}.md", body), *pictures]
+
+
+def layer_lines(evidence: Evidence, scale: str) -> list[tuple[object, ...]]:
+    """Signal-to-noise ratio of each layer's output, of every quantized network; columns as in `LAYERS`."""
+    lines: list[tuple[object, ...]] = []
+    for cell in cells(WIDTHS):
+        records = evidence.seeds(scale, cell.unit)
+        names = next((list(record.values) for record in records.values()), [])
+        for column in sorted((n for n in names if n.startswith("snr.")), key=layer_key):
+            mean, sd = mean_sd(list(evidence.values(scale, cell.unit, column).values()))
+            layer = column.removeprefix("snr.")
+            lines.append((scale, *cell, layer, mean, sd, len(records)))
+    return lines
+
+
+def layer_key(column: str) -> tuple[int, list[int], int]:
+    """Sorts the columns of layers as data flow through them: stem, blocks, head, classifier.
+
+    >>> sorted(["snr.conv_head", "snr.blocks.1.0.conv_dw", "snr.blocks.1.0.conv_pw", "snr.conv_stem"], key=layer_key)
+    ['snr.conv_stem', 'snr.blocks.1.0.conv_pw', 'snr.blocks.1.0.conv_dw', 'snr.conv_head']
+    """
+    _, *parts = column.split(".")
+    ends = {"conv_stem": 0, "blocks": 1, "conv_head": 2, "classifier": 3}
+    first_block = ("conv_dw", "conv_pw")  # the only one that does not expand
+    order = first_block if parts[1:3] == ["0", "0"] else ("conv_pw", "conv_dw", "conv_pwl")
+    return ends[parts[0]], [int(part) for part in parts[1:-1]], order.index(parts[-1]) if parts[-1] in order else 0
+
+
+# Text
+
+CAPTION = f"""\
+Weights of every layer, and the inputs of all but the first, are quantized after training; nothing is trained. The
+calibrator finds the ranges of inputs; the setting `weights` says which finds those of weights. Calibrated on CIFAR-10
+training images. Means over seeds, each with images of its own.
+
+- *SNR*: power of the float network's output over that of the difference.
+- *Agreement*: images that keep the float network's class ({NETWORKS["efficientnet_lite0"]}) or the nearest neighbour
+  that they have in its embedding ({NETWORKS["mobilenetv2"]}, whose weights have no classifier).
+- *Neighbour's class*: images whose nearest neighbour is of the same CIFAR-10 class.
+- *Top-1*: right among twenty labelled ImageNet images, where an image is 5 %; all else on CIFAR-10 test images enlarged
+  to 224 x 224.
+"""
+
+
+def text(title: str, sources: Mapping[str, Evidence], judged: Sequence[Row]) -> str:
+    """The page: print, claims, and a table for each source and scale."""
+    tables = [
+        results(f"{name} {scale}".strip(), evidence, scale)
+        for name, evidence in sources.items()
+        for scale in evidence.scales
+    ]
+    parts = [f"# {title}\n", CAPTION, _published(), _claims(next(iter(sources.values())), judged)]
+    return "\n".join([*parts, *(tables or ["Nothing is recorded yet.\n"])])
+
+
+def _published() -> str:
+    float_top1, int8 = (printed()[bits]["top1"] for bits in ANCHORS)
+    return f"Published, on ImageNet: {NETWORKS['efficientnet_lite0']} {float_top1} % in float, {int8} % in INT8.\n"
+
+
+def _claims(evidence: Evidence, judged: Sequence[Row]) -> str:
+    plan = evidence.preregistered
+    known = {"patterns": [*plan.get("print_patterns", ()), *plan.get("patterns", ())]}
+    return "## Claims\n\n" + pattern_table([row for row in judged if row.kind == "pattern"], known)
+
+
+def results(name: str, evidence: Evidence, scale: str) -> str:
+    """Every network of one source at one scale."""
+    header = ("network", "bits", "weights", "calibrator", *COLUMNS.values())
+    lines: list[list[str]] = []
+    for network, label in NETWORKS.items():
+        lines.append([label, "float", "", "", *_values(evidence, scale, float_unit(network))])
+        lines += [
+            [label, str(cell.bits), f"per {cell.granularity}", cell.calibrator, *_values(evidence, scale, cell.unit)]
+            for cell in cells(WIDTHS)
+            if cell.network == network and evidence.seeds(scale, cell.unit)
+        ]
+    settings = {key: value for r in evidence.records if r.scale == scale for key, value in r.settings.items()}
+    seeds = len({record.seed for record in evidence.records if record.scale == scale})
+    shown = ", ".join(f"{key} {value}" for key, value in sorted(settings.items()))
+    return (
+        f"## Results: {name}\n\n{markdown_table(header, lines, 'lrllrrrr')}\n"
+        f"`{scale}`: {SCALES.get(scale, scale)}; {seeds} seed{'s' * (seeds > 1)}; {shown}. "
+        f"Every layer is in `{TARGET}_layers.csv`; drawn is {DRAWN[1]} of {NETWORKS[DRAWN[0]]}.\n"
+    )
+
+
+def _values(evidence: Evidence, scale: str, unit: str) -> list[str]:
+    shown = []
+    for column in COLUMNS:
+        values = list(evidence.values(scale, unit, column).values())
+        mean, sd = mean_sd(values) if values else (None, None)
+        shown.append("" if mean is None else f"{mean:.1f}" + (f" ± {sd:.1f}" if sd is not None else ""))
+    return shown

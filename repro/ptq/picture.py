@@ -1,0 +1,164 @@
+"""The pictures: what each calibrator makes of one layer with outliers, and how noise gathers from layer to layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from repro.evidence.records import Evidence, Record
+from repro.evidence.render import style
+from repro.ptq import CALIBRATORS, DRAWN, NETWORKS, Cell, float_unit
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DRAWING = 1
+"""Version of the drawing, part of the pictures' fingerprint; raised when they change."""
+
+COLOURS = {"max": "#7A7A7A", "percentile": "#0072B2", "entropy": "#009E73", "mse": "#D55E00"}
+BITS = 4
+LARGEST_CODE = 2 ** (BITS - 1) - 1
+
+
+def drawn(evidence: Evidence) -> tuple[Record, dict[str, Mapping[str, float]]] | None:
+    """The float network's record and what each calibrator made of the drawn layer; None where one is missing.
+
+    Of the largest scale that has all, and its first seed.
+    """
+    for scale in reversed(evidence.scales):
+        for seed, record in evidence.seeds(scale, float_unit(DRAWN[0])).items():
+            found = {
+                name: other.values
+                for name in CALIBRATORS
+                if (other := evidence.seeds(scale, Cell(DRAWN[0], BITS, "channel", name).unit).get(seed))
+            }
+            if len(found) == len(CALIBRATORS):
+                return record, found
+    return None
+
+
+def thresholds(evidence: Evidence) -> Figure | None:
+    """Above: the histogram and where each range ends. Below: the values that each calibrator's quantizer can take."""
+    from matplotlib.figure import Figure
+
+    data = drawn(evidence)
+    if data is None:
+        return None
+    record, found = data
+    with style():
+        figure = Figure(figsize=(11.2, 6.3))
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.55, 1))
+        _histogram(top, record, found)
+        _combs(bottom, found, right=max(p["upper"] or 0 for p in record.curve))
+        figure.suptitle(
+            f"One layer, four ranges at {BITS} bits: what is not clipped is paid for in step size",
+            x=0.01, ha="left", fontsize=16, fontweight="bold",
+        )  # fmt: skip
+    return figure
+
+
+def _histogram(axes: Axes, record: Record, found: Mapping[str, Mapping[str, float]]) -> None:
+    uppers, counts = ([point[key] or 0 for point in record.curve] for key in ("upper", "count"))
+    width = uppers[0]
+    total = sum(counts)
+    shares = [100 * count / total for count in counts]
+    axes.fill_between([0, *uppers], [shares[0], *shares], step="pre", color="#C9D6E2", linewidth=0)
+    axes.step([0, *uppers], [shares[0], *shares], where="pre", color="#5B7083", linewidth=1.0)
+    axes.set_yscale("log")
+    axes.set_ylim(min(share for share in shares if share) * 0.7, max(shares) * 12)
+    axes.set_xlim(0, uppers[-1] + width)
+    for name in CALIBRATORS:
+        threshold = found[name]["drawn.upper"]
+        axes.axvline(threshold, color=COLOURS[name], linewidth=2.2)
+        axes.annotate(
+            f"{name}  {threshold:.1f}", (threshold, 0.97), xycoords=("data", "axes fraction"), xytext=(-6, 0),
+            textcoords="offset points", ha="right", va="top", color=COLOURS[name], fontweight="bold", fontsize=12,
+        )  # fmt: skip
+    axes.set_ylabel("share of values, %")
+    axes.set_title(f"|x| entering {DRAWN[1]} of {NETWORKS[DRAWN[0]]}", fontsize=12, color="#404040")
+    axes.grid(axis="x", visible=False)
+
+
+def _combs(axes: Axes, found: Mapping[str, Mapping[str, float]], right: float) -> None:
+    for row, name in enumerate(reversed(CALIBRATORS)):
+        values, colour = found[name], COLOURS[name]
+        upper, step = values["drawn.upper"], values["drawn.step"]
+        axes.plot([0, upper], [row, row], color=colour, linewidth=1.4)
+        axes.plot([upper, right], [row, row], color=colour, linewidth=1.4, linestyle=(0, (1, 2)), alpha=0.8)
+        codes = range(LARGEST_CODE + 1)
+        axes.plot([code * step for code in codes], [row] * len(codes), "|", color=colour, markersize=17, mew=2.4)
+        words = f"step {step:.2f}   clips {_percent(values['drawn.clipped'])}   SNR {values['drawn.snr']:.1f} dB"
+        axes.text(right, row + 0.24, words, ha="right", va="bottom", color=colour, fontsize=11.5)
+    axes.set_yticks(range(len(CALIBRATORS)), reversed(CALIBRATORS))
+    for label in axes.get_yticklabels():
+        label.set(color=COLOURS[label.get_text()], fontweight="bold", fontsize=12)
+    axes.set_ylim(-0.6, len(CALIBRATORS) - 0.3)
+    axes.set_xlabel("magnitude |x|")
+    axes.set_title(f"The {LARGEST_CODE + 1} magnitudes that {BITS} bits leave", fontsize=12, color="#404040")
+    axes.grid(axis="y", visible=False)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _percent(share: float) -> str:
+    """A share in percent as the picture shows it.
+
+    >>> _percent(0.0), _percent(0.0123), _percent(1.234)
+    ('nothing', '0.012 %', '1.2 %')
+    """
+    return "nothing" if share == 0 else f"{share:.2g} %"
+
+
+def depth(evidence: Evidence) -> Figure | None:
+    """Signal-to-noise ratio of every layer's output against its place, by network and width, per channel and tensor."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    from repro.ptq.page import WIDTHS, layer_key
+
+    if not evidence.scales:
+        return None
+    scale = evidence.scales[-1]
+    widths = [b for b in WIDTHS if evidence.seeds(scale, Cell("mobilenetv2", b, "channel", "mse").unit)]
+    if not widths:
+        return None
+    with style():
+        figure = Figure(figsize=(4.0 * len(widths) + 0.6, 7.0))
+        panels = figure.subplots(len(NETWORKS), len(widths), sharey=True, sharex=True, squeeze=False)
+        for line, (network, label) in zip(panels, NETWORKS.items(), strict=True):
+            for axes, bits in zip(line, widths, strict=True):
+                for granularity, how in GRANULARITY_LINES.items():
+                    for name in CALIBRATORS:
+                        ratios = _by_layer(evidence, scale, Cell(network, bits, granularity, name), layer_key)
+                        axes.plot(range(1, len(ratios) + 1), ratios, color=COLOURS[name], **how)
+                axes.axhline(0, color="#404040", linewidth=0.8)
+                axes.set_title(f"{label}, {bits} bits", fontweight="bold")
+        for axes in panels[-1]:
+            axes.set_xlabel("layer, from input to output")
+        for axes in panels[:, 0]:
+            axes.set_ylabel("SNR of its output, dB")
+        keys = [Line2D([], [], color=COLOURS[name], label=name) for name in CALIBRATORS]
+        keys += [
+            Line2D([], [], color="#404040", label=f"weights per {g}", **how) for g, how in GRANULARITY_LINES.items()
+        ]
+        figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), fontsize=12)
+    return figure
+
+
+GRANULARITY_LINES: Mapping[str, dict[str, Any]] = {
+    "channel": {"linestyle": "solid", "linewidth": 1.9},
+    "tensor": {"linestyle": (0, (1.5, 1.5)), "linewidth": 1.4},
+}
+
+
+def _by_layer(evidence: Evidence, scale: str, cell: Cell, key: Callable[[str], Any]) -> list[float]:
+    records = evidence.seeds(scale, cell.unit)
+    names = next((list(record.values) for record in records.values()), [])
+    columns = sorted((name for name in names if name.startswith("snr.")), key=key)
+    return [fmean(evidence.values(scale, cell.unit, column).values()) for column in columns]
+
+
+PICTURES: Mapping[str, Callable[[Evidence], Figure | None]] = {"ptq": thresholds, "ptq_layers": depth}
+ALT = {"ptq": "Histogram and thresholds of one layer", "ptq_layers": "Signal-to-noise ratio from layer to layer"}
