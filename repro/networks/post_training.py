@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,9 +52,11 @@ def weight_ranges(network: nn.Module, method: str, bits: int, per_channel: bool)
     return {name: calibrate(_weight(m), method, bits=bits, axis=axis) for name, m in layers(network).items()}
 
 
-def activation_ranges(histograms: Mapping[str, Histogram], method: str, bits: int) -> dict[str, Range]:
-    """Range of every watched input."""
-    return {name: calibrate(h, method, bits=bits, signed=h.signed) for name, h in histograms.items()}
+def activation_ranges(
+    histograms: Mapping[str, Histogram], method: str, bits: int, **options: Any
+) -> dict[str, Range]:
+    """Range of every watched input; `options` go to the calibrator."""
+    return {name: calibrate(h, method, bits=bits, signed=h.signed, **options) for name, h in histograms.items()}
 
 
 @torch.inference_mode()

@@ -135,10 +135,25 @@ class Histogram:
             from repro.quantizers.calibration.kernels import count
 
             count(rows.numpy(), scale.numpy(), self.signed, self.counts.numpy())
-            return
+        else:
+            self.counts += self._counted(rows, scale)
+
+    def _counted(self, rows: Tensor, scale: Tensor) -> Tensor:
+        """The counts of rows by torch alone, on any device: integers, where `torch.histc` would count in float32."""
         magnitude = rows.abs() if self.signed else rows.clamp(min=0)
         index = (magnitude * scale[:, None]).long() + self.bins * torch.arange(len(rows), device=rows.device)[:, None]
-        self.counts += torch.bincount(index.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+        return torch.bincount(index.flatten(), minlength=self.counts.numel()).view_as(self.counts)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All that was counted, for `of`."""
+        return {"counts": self.counts, "largest": self.largest, "exponent": self._exponent}
+
+    @classmethod
+    def of(cls, state: dict[str, Tensor], signed: bool, axis: int | None = None, every: int = 1) -> Histogram:
+        """The histogram that a `state_dict` was taken from; `signed`, `axis` and `every` as they were."""
+        histogram = cls(axis=axis, signed=signed, bins=state["counts"].shape[1], every=every)
+        histogram.counts, histogram.largest, histogram._exponent = state["counts"], state["largest"], state["exponent"]
+        return histogram
 
     def numpy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(counts, width, largest) as arrays on the CPU. Raises `CalibrationError` when nothing was observed."""

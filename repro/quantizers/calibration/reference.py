@@ -48,7 +48,7 @@ def entropy(counts: np.ndarray, width: float, largest: float, levels: int) -> fl
 
 
 def kl_divergence(bins: list[int], i: int, levels: int) -> float:
-    """KL divergence of the first i bins, clipped, from what `levels` levels make of them; infinite where only Q is empty.
+    """KL divergence of the first i bins, clipped, from what levels make of them; infinite where only Q is empty.
 
     The slide's example, 8 bins into 2 levels: q = 6/3 in its occupied bins, then 16/4.
 
