@@ -230,6 +230,13 @@ class TestKernels:
         assert gradients.step.sum() == -0.15625 * x.numel()  # 0.25 * (0 - 1.25 * 0.5) each
         assert all(array.isnan().sum() == 2 * cuda.TILE for array in around)
 
+    def test_Q2_codes_up_to_the_largest(self, backend: Case) -> None:
+        """On both sides of 2**22 and 2**23, where float32 loses its quarters and halves, and odd ones beyond."""
+        x = np.float32([2**22 - 0.5, 2**22 + 0.5, 2**22 + 1.5, 2**23 - 0.5, 2**23 + 1, 2**24 - 1])
+        expected = np.int32([2**22, 2**22, 2**22 + 2, 2**23, 2**23 + 1, 2**24 - 1])
+        assert_equal(backend.codes(x, 1.0, -(2.0**24), 2.0**24), expected)
+        assert_equal(backend.codes(-x, 1.0, -(2.0**24), 2.0**24), -expected)
+
     def test_autograd_is_told_of_what_is_written_to_out(self) -> None:
         x, out = torch.ones(3), torch.zeros(3, requires_grad=True)
         squared = out**2  # keeps `out` for its backward
@@ -274,9 +281,11 @@ class TestLayouts:
             "contiguous": x,
             "transposed": x.permute(3, 1, 0, 2),
             "channels_last": x.to(memory_format=torch.channels_last),
-            "one_row": x.reshape(120)[None, :, None].as_strided((1, 120, 1), (7, 1, 7)),
+            "one_row": x.as_strided((1, 120, 1), (7, 1, 7)),
         }[view]
         g, noise, out = (torch.empty_like(x).fill_(value) for value in (1.0, 0.5, 0.0))
+        if view == "one_row":  # strides that nothing steps along say nothing
+            g, noise, out = (array.as_strided(x.shape, (120, 1, 1)) for array in (g, noise, out))
         taken, gradients = self.pointers(
             monkeypatch, g, x, scaler=Scaler("uniform_noise", delta=1.0), noise=noise, out=out
         )
@@ -293,6 +302,16 @@ class TestLayouts:
         assert not taken & {x.data_ptr(), out.data_ptr()}
         assert gradients.x is out
         assert torch.equal(out, ((x >= -1) & (x <= 1.5)).float())
+        across = x.t()
+        assert interpreted().forward(across, 0.5, -1.0, 1.5).stride() == (across + 0).stride()
+
+    def test_a_single_channel_of_any_stride(self) -> None:
+        x = torch.linspace(-2, 2, 120).as_strided((1, 120, 1), (7, 1, 7))
+        expected = interpreted().backward(x, x, 0.5, -1.0, 1.5, scaler=STE)
+        for axis in (0, 2):
+            found = interpreted().backward(x, x, torch.tensor([0.5]), -1.0, 1.5, scaler=STE, axis=axis)
+            assert torch.equal(found.x, expected.x)
+            assert found.step.tolist() == [expected.step]
 
     def test_what_is_laid_out_differently_is_copied(self, monkeypatch: pytest.MonkeyPatch) -> None:
         x = torch.linspace(-2, 2, 24).reshape(4, 6)
@@ -461,6 +480,13 @@ class TestDevice:
         with pytest.raises(ValueError, match="upper is on meta, expected the device of x, cpu"):
             cuda.forward(torch.ones(3), 0.5, -1.0, torch.ones(3, **META), axis=0)
 
+    def test_constants_of_a_scaler_are_not_compiled_into_a_kernel(self, meta_launch: dict[str, Launch]) -> None:
+        """As integers would be."""
+        x = torch.empty(2, **META)
+        cuda.multiplier(Scaler("tanh", delta=1, alpha=1), x, x)
+        named = meta_launch["_multiplier_kernel"].named
+        assert [type(named[name]) for name in ("strength", "alpha")] == [float, float]
+
     @pytest.mark.parametrize(("count", "large"), [(2**31 - cuda.TILE, False), (2**31 - cuda.TILE + 1, True)])
     def test_places_are_counted_in_64_bits_before_32_overflow(
         self, meta_launch: dict[str, Launch], count: int, large: bool
@@ -520,6 +546,7 @@ class TestMachineCode:
         self.check(ptx, divisions=1)
         self.check_vectors(ptx)
         assert "cvt.rzi.s32.f32" in ptx
+        assert re.search(r"\bselp\.\S+.*(-2147483648|0fCF000000)", ptx), "alone the conversion makes 0 of NaN (Q6)"
 
     @pytest.mark.parametrize(("name", "divisions"), [("ewgs", 1), ("acos", 1), ("tanh", 2), ("invtanh", 2)])
     def test_backward(self, meta_launch: dict[str, Launch], name: str, divisions: int) -> None:
