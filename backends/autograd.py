@@ -7,6 +7,7 @@ or the operations of the eager backend, which it can.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -15,8 +16,20 @@ from torch.autograd.function import once_differentiable
 
 import backends
 from backends import operator
-from backends.contract import Backend, BackendUnavailableError, Scaler, check_noise, check_parameters
+from backends.contract import (
+    Backend,
+    BackendUnavailableError,
+    Scaler,
+    check_noise,
+    check_parameters,
+    registered_function,
+)
 
+FUSED_DTYPES = (torch.float32, torch.bfloat16)
+FASTER_TRACED = ("cpu",)
+"""Device types on which a compiled training step was measured to be faster with the eager operations, fused by Inductor
+with their neighbours, than with the operator (`benchmarks/`). On CUDA the operator it is, whatever the speed: Inductor
+divides there by an approximation, against Q1."""
 TORCH_BACKENDS = tuple(name for name in backends.NAMES if name != "reference")
 
 
@@ -63,15 +76,20 @@ def fake_quantize(
         return _traced(
             x, step, lower, upper, noise, axis, backend, scaler.name, scaler.delta, scaler.alpha, scaler.form
         )
-    module = _torch_backend(backend, x)
+    module = _torch_backend(backend, x, scaler.name)
     check_noise(scaler, noise, x.shape)
-    return _FakeQuantize.apply(x, step, lower, upper, scaler, axis, module, noise)
+    return _FakeQuantize.apply(x, step, lower, upper, noise, (scaler, axis, module))
 
 
-def _torch_backend(name: str | None, x: Tensor) -> Backend:
+def _torch_backend(name: str | None, x: Tensor, scaler: str) -> Backend:
+    """The backend asked for by name or by the environment; else, automatically, fused where it can and eager."""
     module = backends.get(name, x.device)
     if module.__name__ == "backends.reference":  # type: ignore[attr-defined]
         raise BackendUnavailableError(f"backend 'reference' computes on NumPy arrays: ask for one of {TORCH_BACKENDS}")
+    if module.__name__ == "backends.fused" and not (name or os.environ.get(backends.ENVIRONMENT_VARIABLE)):  # type: ignore[attr-defined]
+        measured_slower = torch.compiler.is_compiling() and x.device.type in FASTER_TRACED
+        if measured_slower or x.dtype not in FUSED_DTYPES or registered_function(scaler):
+            return backends.get("eager")
     return module
 
 
@@ -90,7 +108,7 @@ def _traced(
 
     An exported graph always holds the operator: traced operations would lose the gradients on the way.
     """
-    module = _torch_backend(backend, x)
+    module = _torch_backend(backend, x, scaler[0])
     check_noise(Scaler(*scaler), noise, x.shape)
     parameters = _as_tensors(x, step, lower, upper)
     if module.__name__ != "backends.eager" or torch.compiler.is_exporting():  # type: ignore[attr-defined]
@@ -100,7 +118,7 @@ def _traced(
         return _traced(x[None], *parameters, noise if noise is None else noise[None], 0, backend, *scaler)[0]
     # The eager backend reads 0-d parameters on the CPU, to check them: what has no data must be 1-D.
     channels = (parameter.expand(x.shape[axis]) for parameter in parameters)
-    return _FakeQuantize.apply(x, *channels, Scaler(*scaler), axis, module, noise)
+    return _FakeQuantize.apply(x, *channels, noise, (Scaler(*scaler), axis, module))
 
 
 def _as_tensors(x: Tensor, step: Any, lower: Any, upper: Any) -> list[Tensor]:
@@ -123,27 +141,26 @@ class _FakeQuantize(torch.autograd.Function):
         step: Any,
         lower: Any,
         upper: Any,
-        scaler: Scaler,
-        axis: int | None,
-        module: Backend,
         noise: Tensor | None,
+        constants: tuple[Scaler, int | None, Backend],
     ) -> Tensor:
-        parameters = (step, lower, upper)
-        ctx.save_for_backward(x, noise, *(p if isinstance(p, Tensor) else None for p in parameters))
-        ctx.numbers = [None if isinstance(p, Tensor) else p for p in parameters]
-        ctx.scaler, ctx.axis, ctx.module = scaler, axis, module
+        ctx.constants, ctx.parameters = constants, [None if isinstance(p, Tensor) else p for p in (step, lower, upper)]
+        ctx.save_for_backward(x, *[p if isinstance(p, Tensor) else None for p in (step, lower, upper)], noise)
+        _, axis, module = constants
         return module.forward(x, step, lower, upper, axis=axis)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, noise, *tensors = ctx.saved_tensors
-        parameters = [n if t is None else t for n, t in zip(ctx.numbers, tensors, strict=True)]
-        gradients = ctx.module.backward(grad, x, *parameters, scaler=ctx.scaler, axis=ctx.axis, noise=noise)
-        wanted = (
-            gradient if needed else None for gradient, needed in zip(gradients, ctx.needs_input_grad, strict=False)
-        )
-        return *wanted, None, None, None, None
+        x, *tensors, noise = ctx.saved_tensors
+        scaler, axis, module = ctx.constants
+        parameters = [n if t is None else t for n, t in zip(ctx.parameters, tensors, strict=True)]
+        gradients = module.backward(grad, x, *parameters, scaler=scaler, axis=axis, noise=noise)
+        wanted = [
+            (gradient if gradient.dtype == t.dtype else gradient.to(t)) if needed else None
+            for gradient, t, needed in zip(gradients, (x, *tensors), ctx.needs_input_grad, strict=False)
+        ]
+        return *wanted, None, None
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:

@@ -65,17 +65,11 @@ def fake_quantize_backward(
     form: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four gradients, with the strides of x for the first and in the compute dtype for the others."""
-    return backends.get(backend, x.device).backward(
-        grad,
-        x,
-        step,
-        lower,
-        upper,
-        scaler=Scaler(scaler, delta, alpha, form),  # type: ignore[arg-type]
-        axis=axis,
-        noise=noise,
-        out=torch.empty_like(x),
-    )
+    own = Scaler(scaler, delta, alpha, form)  # type: ignore[arg-type]
+    module, out = backends.get(backend, x.device), torch.empty_like(x)
+    dx, *sums = module.backward(grad, x, step, lower, upper, scaler=own, axis=axis, noise=noise, out=out)
+    of_step, of_lower, of_upper = (s.clone() for s in sums)  # an operator's results may not share memory
+    return dx, of_step, of_lower, of_upper
 
 
 @fake_quantize_backward.register_fake

@@ -32,7 +32,19 @@ from tests.mutation.mutants import Mutant, mutants
 FOLDER = Path(__file__).parent
 MODULES = {"loops": "backends.fused.loops", "cpu": "backends.fused.cpu"}
 TESTS = ["test_forward.py", "test_backward.py", "test_scalers.py", "test_fused_cpu.py", "test_properties.py"]
-"""In the order in which they are likely to notice."""
+FIRST = {
+    "test_scalers.py": ("_sin_pi", "_tanh", "_arctanh", "_signed", "_MULTIPLIERS", "multiplier"),
+    "test_backward.py": (
+        "_gradients",
+        "_backward",
+        "_backward_by_column",
+        "_fold",
+        "_constants",
+        "backward",
+        "_shaped",
+    ),
+}
+"""The tests that know a function best; for all others it is the order above."""
 PASSED = "passed"
 SECONDS = 300
 """A mutant that takes longer has been noticed: it hangs."""
@@ -104,7 +116,8 @@ def _run_tests(module: str, mutant: Mutant, writer: int) -> None:
         first = FirstFailure()
         try:
             _load(module, mutant.source)
-            paths = [f"tests/backends/{name}" for name in TESTS if Path(f"tests/backends/{name}").exists()]
+            order = sorted(TESTS, key=lambda name: mutant.function not in FIRST.get(name, ()))
+            paths = [f"tests/backends/{name}" for name in order]
             options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", "fused and not cuda"]
             code = pytest.main([*paths, *options], plugins=[first])
             said = PASSED if code == 0 else first.name or "an import"
