@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repro.errors import UsageError
+from repro.errors import ReproError, UsageError
 from repro.evidence import render
 from repro.evidence.claims import Row
 from repro.evidence.files import write_text
@@ -148,10 +148,10 @@ class Measured:
 
 
 def cell(evidence: Evidence, scale: str, network: str, column: str) -> Mapping[int, float]:
-    """Values by seed of a column that a pattern may name: `size_ratio` is INT8 / FP32, `speedup_1` the median."""
-    if column == "size_ratio":
+    """FP32 / INT8 by seed, under the names of the patterns: `smaller` on disk; `speedup_1`, the median over rounds."""
+    if column == "smaller":
         fp32, int8 = (evidence.values(scale, network, f"{name}_mb") for name in FORMATS)
-        return {seed: int8[seed] / fp32[seed] for seed in fp32}
+        return {seed: fp32[seed] / int8[seed] for seed in fp32}
     return evidence.values(scale, network, f"{column}_p50")
 
 
@@ -164,57 +164,59 @@ SLOWER = "#B84A00"
 def picture(measured: Measured) -> Figure:
     """The bar charts: size, time of one image alone, time per image in a batch of 32; lines reach from p20 to p80."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.patches import Patch
 
+    names = measured.networks
     with render.style():
-        figure = Figure(figsize=(13.6, 5.4))
+        figure = Figure(figsize=(13.6, 6.0), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1, wspace=0.03))
         size, *latency = figure.subplots(1, 1 + len(BATCHES), sharey=True)
-        _panel(size, measured, {f: [(measured.median(n, f"{f}_mb"),) * 3 for n in measured.networks] for f in FORMATS})
+        sizes = {f: [(measured.median(name, f"{f}_mb"),) * 3 for name in names] for f in FORMATS}
+        _panel(size, "Size on disk", "MB", "bold: times smaller", sizes, [measured.size_ratio(name) for name in names])
         for axes, batch in zip(latency, BATCHES, strict=True):
-            bars = {
-                f: [tuple(t / batch for t in measured.quantiles(n, f, batch)) for n in measured.networks]
-                for f in FORMATS
-            }
-            _panel(axes, measured, bars)
-        for axes, title, unit in zip(
-            (size, *latency),
-            ("Size on disk", "Latency, one image", "Latency per image, batch of 32"),
-            ("MB", "ms", "ms per image"),
-            strict=True,
-        ):
-            axes.set_title(title, fontweight="bold")
-            axes.set_xlabel(unit)
-        figure.suptitle(_where(measured), x=0.01, ha="left", fontsize=10, color="#505050")
+            title, unit = ("Latency, one image", "ms") if batch == 1 else (f"Latency, batch of {batch}", "ms per image")
+            times = {f: [_each(measured.quantiles(name, f, batch), batch) for name in names] for f in FORMATS}
+            gains = [measured.quantiles(name, "speedup", batch)[1] for name in names]
+            _panel(axes, title, unit, "bold: times faster", times, gains)
+        size.set_yticks(range(len(names)), [NETWORKS[name].label for name in names])
+        size.set_ylim(len(names) - 0.5, -0.5)
+        figure.suptitle("INT8 against FP32", x=0.01, ha="left", fontsize=17, fontweight="bold")
+        figure.supxlabel(_where(measured, "\n"), x=0.01, ha="left", fontsize=10, color="#505050", linespacing=1.5)
         handles = [Patch(color=COLOUR[name], label=name.upper()) for name in FORMATS]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=12)
+        figure.legend(handles=handles, loc="upper right", ncols=2, fontsize=13, borderaxespad=0.3)
     return figure
 
 
-def _panel(axes: Axes, measured: Measured, bars: Mapping[str, Sequence[tuple[float, ...]]]) -> None:
-    """Two bars per network with their values, and beside the lower one how many times smaller or faster it is."""
+def _each(times: tuple[float, ...], batch: int) -> tuple[float, ...]:
+    return tuple(time / batch for time in times)
+
+
+def _panel(
+    axes: Axes,
+    title: str,
+    unit: str,
+    note: str,
+    bars: Mapping[str, Sequence[tuple[float, ...]]],
+    gains: Sequence[float],
+) -> None:
+    """Two bars per network with their values, and beside the lower one, bold, what INT8 gains."""
     longest = max(high for values in bars.values() for *_, high in values)
     for offset, (name, values) in zip((-0.2, 0.2), bars.items(), strict=True):
         for row, (low, middle, high) in enumerate(values):
             axes.barh(row + offset, middle, 0.36, color=COLOUR[name])
             if high > low:
                 axes.plot((low, high), (row + offset,) * 2, color="#202020", linewidth=1.4, solid_capstyle="butt")
-            end = high + 0.02 * longest
-            axes.text(end, row + offset, _short(middle), va="center", fontsize=10.5)
+            value = axes.text(high + 0.02 * longest, row + offset, _short(middle), va="center_baseline", fontsize=11)
             if name == "int8":
-                gain = bars["fp32"][row][1] / middle
-                axes.text(
-                    end + 0.16 * longest,
-                    row + offset,
-                    f"{gain:.1f} ×",
-                    va="center",
-                    fontweight="bold",
-                    color=COLOUR["int8"] if gain > 1 else SLOWER,
-                )
-    axes.set_yticks(range(len(measured.networks)), [NETWORKS[name].label for name in measured.networks])
-    axes.set_ylim(len(measured.networks) - 0.5, -0.5)
-    axes.set_xlim(0, 1.18 * longest)
+                colour = COLOUR["int8"] if gains[row] > 1 else SLOWER
+                gain = {"text": f"{gains[row]:.1f} ×", "fontweight": "bold", "fontsize": 13, "color": colour}
+                axes.annotate(xy=(1, 0), xycoords=value, xytext=(9, 0), textcoords="offset points", **gain)
+    axes.set_title(title, fontweight="bold", fontsize=13, pad=24)
+    axes.text(0, 1.02, note, transform=axes.transAxes, color="#505050")
+    axes.set_xlabel(unit)
+    axes.set_xlim(0, 1.4 * longest)
     axes.grid(visible=False, axis="y")
-    axes.tick_params(axis="y", length=0, labelsize=12)
+    axes.tick_params(axis="y", length=0, labelsize=13)
 
 
 def _short(x: float) -> str:
@@ -226,15 +228,15 @@ def _short(x: float) -> str:
     return f"{x:.{max(0, 2 - len(str(int(x))) + 1)}f}"
 
 
-def _where(measured: Measured) -> str:
+def _where(measured: Measured, separator: str = " ") -> str:
     """Whose numbers these are, and from which machine."""
-    machines = sorted({record.cpu for record in measured.records})
+    machines = ", ".join(sorted({record.cpu for record in measured.records}))
     repeats = len({record.seed for record in measured.records})
-    return (
-        f"Ours, {measured.scale} scale, not comparable with print. {', '.join(machines)}, one thread, onnxruntime; "
-        f"median of {repeats} process{'es' * (repeats > 1)}, lines from the 20th to the 80th percentile of rounds; "
-        "random weights."
+    ours = (
+        f"Ours, scale {measured.scale}, not comparable with print: {machines}, one thread, onnxruntime, random weights."
     )
+    several = f"Median of {repeats} process{'es' * (repeats > 1)}"
+    return f"{ours}{separator}{several}; lines reach from the 20th to the 80th percentile of rounds."
 
 
 # The target
@@ -270,9 +272,11 @@ class SizeLatency:
         ]
 
     def run(self, unit: Unit, context: Context) -> Outcome:
-        """Measure one network, one at a time; raises `ReproError` without the extra `onnx`."""
+        """Measure one network, one at a time; raises `ReproError` without the extra `onnx`, or on another device."""
         from repro.networks.onnx_export import require
 
+        if context.device != "cpu":
+            raise ReproError(f"{self.name} measures the CPU: leave out --device {context.device}")
         require()
         context.progress(0, 4, "waiting for another network's timing")
         with alone(context.folder.parent / "timing.lock"):
