@@ -16,7 +16,7 @@ from torch import nn
 from repro.adaptive.methods import BITS, FLOAT, METHODS, Method, Recipe
 from repro.adaptive.settings import scale
 from repro.datasets import cifar10
-from repro.networks.quantize import LayerRule, quantize, set_bits
+from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
 from repro.networks.resnet import ResNet18
 from repro.quantizers import PACT, DoReFaWeight
 from repro.targets import Context, Outcome, Unit
@@ -136,13 +136,17 @@ def _float_optimizer(network: nn.Module, settings: Mapping[str, Any]) -> torch.o
 
 
 def _quantized_optimizer(network: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """SGD in which clip levels have a learning rate and weight decay of their own, and stay positive."""
+    """SGD with learning rates of their own for quantized weights and for clip levels, which stay positive."""
     levels = [module for module in network.modules() if isinstance(module, PACT)]
-    alphas = [module.alpha for module in levels]
-    others = [parameter for name, parameter in network.named_parameters() if not name.endswith(".alpha")]
+    own = {module.alpha: "alpha" for module in levels}
+    own |= {module.weight: "weight" for module in network.modules() if isinstance(module, QuantizedConv2d)}
     groups = [
-        {"params": others, "lr": settings["lr"], "weight_decay": settings["weight_decay"]},
-        {"params": alphas, "lr": settings["alpha_lr"], "weight_decay": settings["alpha_weight_decay"]},
+        {
+            "params": [parameter for parameter in network.parameters() if own.get(parameter, "") == kind],
+            "lr": settings[f"{kind}_lr" if kind else "lr"],
+            "weight_decay": settings["alpha_weight_decay" if kind == "alpha" else "weight_decay"],
+        }
+        for kind in ("", "weight", "alpha")
     ]
     optimizer = torch.optim.SGD(groups, momentum=settings["momentum"])
 

@@ -43,11 +43,12 @@ _ALL = (
     Setting("fp32_epochs", 200, 1, 1000, "epochs of the FP32 start"),
     Setting("fp32_lr", 0.1, 0, 10, "peak learning rate of the FP32 start, cosine to 0"),
     Setting("epochs", 200, 1, 1000, "quantized epochs per bit-width"),
-    Setting("lr", 0.05, 0, 10, "peak learning rate of quantized training, cosine to 0", ".1, .01"),
+    Setting("lr", 0.05, 0, 10, "peak learning rate of all that is not quantized, cosine to 0", ".1, .01"),
+    Setting("weight_lr", 0.005, 0, 10, "peak learning rate of quantized weights, cosine to 0", ".05, as the rest"),
     Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8, or a percentile"),
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
     Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0, 6e-2 at low bits"),
-    Setting("realign_in_graph", True, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "detach both"),
+    Setting("realign_in_graph", False, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "they are"),
     Setting("alpha_percentile", 99.9, 0, 100, "DQ (32 bit): clip level, of each activation", "100 (the maximum)"),
     Setting("alpha_images", 1000, 1, 50_000, "DQ (32 bit): training images that set clip levels"),
     Setting("bn_images", 10_000, 1, 50_000, "BN calibration: training images, statistics averaged over batches"),
@@ -57,7 +58,7 @@ SETTINGS = {setting.name: setting for setting in _ALL}
 START = ("width", "stem_stride", "train_images", "test_images", "batch", "momentum", "weight_decay", "fp32_epochs",
          "fp32_lr")  # fmt: skip
 """Settings that the FP32 start depends on."""
-TRAINED = ("epochs", "lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph")
+TRAINED = ("epochs", "lr", "weight_lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph")
 """Settings of quantized training, beside those of its start."""
 PERCENTILE = ("alpha_percentile", "alpha_images")
 CALIBRATED = ("bn_images", "bn_augmented")

@@ -62,7 +62,7 @@ def test_a_unit_depends_on_the_settings_that_can_change_it_and_no_other() -> Non
     }  # fmt: skip
     assert settings["dq32"] - settings["fp32"] == {"alpha_percentile", "alpha_images"}
     assert settings["individual_2"] - settings["fp32"] == {
-        "epochs", "lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph",
+        "epochs", "lr", "weight_lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph",
     }  # fmt: skip
     assert settings["dq8"] == settings["individual_8"]
     assert settings["dq8_bn_calib"] - settings["dq8"] == {"bn_images", "bn_augmented"}
