@@ -47,74 +47,125 @@ def thresholds(evidence: Evidence) -> Figure | None:
     if data is None:
         return None
     record, found = data
+    right = max(values["drawn.upper"] for values in found.values())
     with style():
-        figure = Figure(figsize=(11.2, 6.3))
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(1.55, 1))
+        figure = Figure(figsize=(12.6, 6.6))
+        grid = figure.add_gridspec(2, 2, height_ratios=(1.5, 1), width_ratios=(3.3, 1))
+        top = figure.add_subplot(grid[0, 0])
+        bottom = figure.add_subplot(grid[1, 0], sharex=top)
         _histogram(top, record, found)
-        _combs(bottom, found, right=max(p["upper"] or 0 for p in record.curve))
-        figure.suptitle(
-            f"One layer, four ranges at {BITS} bits: what is not clipped is paid for in step size",
-            x=0.01, ha="left", fontsize=16, fontweight="bold",
-        )  # fmt: skip
+        _combs(bottom, found, right)
+        _prices(figure.add_subplot(grid[1, 1], sharey=bottom), found)
+        _moral(figure.add_subplot(grid[0, 1]))
+        top.set_xlim(0, 1.02 * right)
+        top.tick_params(labelbottom=False)
     return figure
 
 
 def _histogram(axes: Axes, record: Record, found: Mapping[str, Mapping[str, float]]) -> None:
     uppers, counts = ([point[key] or 0 for point in record.curve] for key in ("upper", "count"))
-    width = uppers[0]
-    total = sum(counts)
-    shares = [100 * count / total for count in counts]
+    shares = [100 * count / sum(counts) for count in counts]
     axes.fill_between([0, *uppers], [shares[0], *shares], step="pre", color="#C9D6E2", linewidth=0)
     axes.step([0, *uppers], [shares[0], *shares], where="pre", color="#5B7083", linewidth=1.0)
     axes.set_yscale("log")
-    axes.set_ylim(min(share for share in shares if share) * 0.7, max(shares) * 12)
-    axes.set_xlim(0, uppers[-1] + width)
+    axes.set_ylim(min(share for share in shares if share) * 0.7, max(shares) * 30)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:g}")
     for name in CALIBRATORS:
         threshold = found[name]["drawn.upper"]
-        axes.axvline(threshold, color=COLOURS[name], linewidth=2.2)
+        axes.axvline(threshold, color=COLOURS[name], linewidth=2.4)
         axes.annotate(
-            f"{name}  {threshold:.1f}", (threshold, 0.97), xycoords=("data", "axes fraction"), xytext=(-6, 0),
-            textcoords="offset points", ha="right", va="top", color=COLOURS[name], fontweight="bold", fontsize=12,
+            f"{name}\n{threshold:.1f}", (threshold, 0.975), xycoords=("data", "axes fraction"), xytext=(-7, 0),
+            textcoords="offset points", ha="right", va="top", color=COLOURS[name], fontweight="bold", fontsize=13,
+            linespacing=1.3,
         )  # fmt: skip
-    axes.set_ylabel("share of values, %")
-    axes.set_title(f"|x| entering {DRAWN[1]} of {NETWORKS[DRAWN[0]]}", fontsize=12, color="#404040")
+    axes.set_ylabel("share of values in a bin, %")
+    axes.set_title(
+        f"One layer, four ranges: magnitudes entering {DRAWN[1]} of {NETWORKS[DRAWN[0]]}",
+        fontsize=14,
+        fontweight="bold",
+    )
     axes.grid(axis="x", visible=False)
 
 
 def _combs(axes: Axes, found: Mapping[str, Mapping[str, float]], right: float) -> None:
+    codes = range(LARGEST_CODE + 1)
     for row, name in enumerate(reversed(CALIBRATORS)):
-        values, colour = found[name], COLOURS[name]
-        upper, step = values["drawn.upper"], values["drawn.step"]
-        axes.plot([0, upper], [row, row], color=colour, linewidth=1.4)
-        axes.plot([upper, right], [row, row], color=colour, linewidth=1.4, linestyle=(0, (1, 2)), alpha=0.8)
-        codes = range(LARGEST_CODE + 1)
-        axes.plot([code * step for code in codes], [row] * len(codes), "|", color=colour, markersize=17, mew=2.4)
-        words = f"step {step:.2f}   clips {_percent(values['drawn.clipped'])}   SNR {values['drawn.snr']:.1f} dB"
-        axes.text(right, row + 0.24, words, ha="right", va="bottom", color=colour, fontsize=11.5)
+        upper, step, colour = found[name]["drawn.upper"], found[name]["drawn.step"], COLOURS[name]
+        axes.plot([0, upper], [row, row], color=colour, linewidth=1.6)
+        axes.plot([upper, right], [row, row], color=colour, linewidth=1.6, linestyle=(0, (1, 2)), alpha=0.7)
+        axes.plot(
+            [code * step for code in codes],
+            [row] * len(codes),
+            "|",
+            color=colour,
+            markersize=19,
+            mew=2.6,
+            clip_on=False,
+        )
     axes.set_yticks(range(len(CALIBRATORS)), reversed(CALIBRATORS))
     for label in axes.get_yticklabels():
-        label.set(color=COLOURS[label.get_text()], fontweight="bold", fontsize=12)
-    axes.set_ylim(-0.6, len(CALIBRATORS) - 0.3)
+        label.set(color=COLOURS[label.get_text()], fontweight="bold", fontsize=13)
+    axes.set_ylim(-0.6, len(CALIBRATORS) - 0.4)
     axes.set_xlabel("magnitude |x|")
-    axes.set_title(f"The {LARGEST_CODE + 1} magnitudes that {BITS} bits leave", fontsize=12, color="#404040")
+    axes.set_title(
+        f"The {len(codes)} magnitudes that {BITS} bits leave; dotted: clipped", fontsize=14, fontweight="bold"
+    )
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
+
+
+def _prices(axes: Axes, found: Mapping[str, Mapping[str, float]]) -> None:
+    """Beside the combs, a line each: step, what is clipped, and the signal-to-noise ratio that both leave."""
+    best = max(found, key=lambda name: found[name]["drawn.snr"])
+    for place, head in zip(PLACES, ("step", "clipped", "SNR, dB"), strict=True):
+        axes.text(place, 1.03, head, transform=axes.transAxes, ha="right", va="bottom", fontweight="bold", fontsize=12)
+    for row, name in enumerate(reversed(CALIBRATORS)):
+        values = found[name]
+        cells = (f"{values['drawn.step']:.2f}", _percent(values["drawn.clipped"]), f"{values['drawn.snr']:.1f}")
+        for place, cell in zip(PLACES, cells, strict=True):
+            weight = "bold" if name == best and place == PLACES[-1] else "normal"
+            axes.text(
+                place, row, cell, transform=axes.get_yaxis_transform(), ha="right", va="center", color=COLOURS[name],
+                fontsize=12.5, fontweight=weight,
+            )  # fmt: skip
+    axes.axis("off")
+
+
+def _moral(axes: Axes) -> None:
+    axes.text(
+        0.05, 0.62, MORAL, transform=axes.transAxes, va="center", fontsize=12.5, linespacing=1.55, color="#404040"
+    )
+    axes.axis("off")
+
+
+PLACES = (0.24, 0.66, 1.0)
+"""Right edges of the three columns beside the combs."""
+MORAL = """\
+A wide range clips
+nothing, and leaves
+few, far-apart values
+where the data are.
+
+A narrow one clips
+the tail, and rounds
+everything else less."""
 
 
 def _percent(share: float) -> str:
     """A share in percent as the picture shows it.
 
     >>> _percent(0.0), _percent(0.0123), _percent(1.234)
-    ('nothing', '0.012 %', '1.2 %')
+    ('none', '0.012 %', '1.2 %')
     """
-    return "nothing" if share == 0 else f"{share:.2g} %"
+    return "none" if share == 0 else f"{share:.2g} %"
 
 
 def depth(evidence: Evidence) -> Figure | None:
     """Signal-to-noise ratio of every layer's output against its place, by network and width, per channel and tensor."""
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     from repro.ptq.page import WIDTHS, layer_key
 
@@ -137,13 +188,14 @@ def depth(evidence: Evidence) -> Figure | None:
                 axes.set_title(f"{label}, {bits} bits", fontweight="bold")
         for axes in panels[-1]:
             axes.set_xlabel("layer, from input to output")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         for axes in panels[:, 0]:
             axes.set_ylabel("SNR of its output, dB")
         keys = [Line2D([], [], color=COLOURS[name], label=name) for name in CALIBRATORS]
         keys += [
             Line2D([], [], color="#404040", label=f"weights per {g}", **how) for g, how in GRANULARITY_LINES.items()
         ]
-        figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), fontsize=12)
+        figure.legend(handles=keys, loc="outside upper center", ncols=3, fontsize=12)
     return figure
 
 
