@@ -109,7 +109,8 @@ def backward(
         alpha,
     )
     loops.loop("fold").run(_job.address)
-    return Gradients(_delivered(result, out), *_shaped(sums, split.channels, (step, lower, upper)))
+    shaped = sums.unbind() if work.grids is None else _shaped(sums, split.channels, (step, lower, upper))
+    return Gradients(_delivered(result, out), *shaped)
 
 
 def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ Numba's cache notices no change of another one.
 Results do not depend on the number of threads, nor on the width of the processor's vectors: blocks are those of the
 job, and within one each sum runs in `LANES` float32 lanes over at most `RUN` elements, then in float64.
 """
+# mypy: allow-untyped-defs
 
 from __future__ import annotations
 
@@ -65,22 +66,22 @@ _INLINED: Any = {"forceinline": True, **_OPTIONS}
 
 
 @intrinsic
-def _pointer(typing_context, address, scalar):  # type: ignore[no-untyped-def]
+def _pointer(typing_context, address, scalar):
     """The pointer to numbers of the type `scalar` (np.float32, ...) at an address."""
     result = types.CPointer(scalar.dtype)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(result))
 
     return result(types.int64, scalar), generate
 
 
 @intrinsic
-def _lanes_on_stack(typing_context):  # type: ignore[no-untyped-def]
+def _lanes_on_stack(typing_context):
     """A pointer to the float32 lanes of three sums, on the stack of the loop."""
     result = types.CPointer(types.float32)
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         array = cgutils.alloca_once(builder, ir.ArrayType(ir.FloatType(), 3 * LANES))
         array.align = 64
         return builder.bitcast(array, context.get_value_type(result))
@@ -89,30 +90,30 @@ def _lanes_on_stack(typing_context):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def _fetch_add(typing_context, pointer, value):  # type: ignore[no-untyped-def]
+def _fetch_add(typing_context, pointer, value):
     """Add to an int64 that threads share; returns what it was."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.atomic_rmw("add", *arguments, "monotonic")
 
     return types.int64(pointer, types.int64), generate
 
 
 @intrinsic
-def _bits(typing_context, number):  # type: ignore[no-untyped-def]
+def _bits(typing_context, number):
     """The 32 bits of a float32 number, as an integer."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.uint32(types.float32), generate
 
 
 @intrinsic
-def _from_bits(typing_context, bits):  # type: ignore[no-untyped-def]
+def _from_bits(typing_context, bits):
     """The float32 number of the lowest 32 bits of an integer."""
 
-    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, arguments):
         lowest = arguments[0] if bits.bitwidth == 32 else builder.trunc(arguments[0], ir.IntType(32))
         return builder.bitcast(lowest, ir.FloatType())
 
@@ -132,18 +133,18 @@ def _stored(rounded: Any, step: Any, target: Any) -> Any:
 
 
 @overload(_widen, jit_options=_INLINED)
-def _(number):  # type: ignore[no-untyped-def]
+def _(number):
     if number == types.uint16:
         return lambda number: _from_bits(np.uint32(number) << np.uint32(16))
     return lambda number: number
 
 
 @overload(_narrow, jit_options=_INLINED)
-def _(number, storage):  # type: ignore[no-untyped-def]
+def _(number, storage):
     if storage.dtype != types.uint16:
         return lambda number, storage: number
 
-    def narrow(number, storage):  # type: ignore[no-untyped-def]
+    def narrow(number, storage):
         bits = _bits(number)
         even = np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
         return np.uint16(0x7FC0) if number != number else np.uint16(even >> np.uint32(16))
@@ -152,14 +153,14 @@ def _(number, storage):  # type: ignore[no-untyped-def]
 
 
 @overload(_stored, jit_options=_INLINED)
-def _(rounded, step, target):  # type: ignore[no-untyped-def]
+def _(rounded, step, target):
     if target.dtype == types.int32:
         return lambda rounded, step, target: _NAN_CODE if rounded != rounded else np.int32(rounded)
     return lambda rounded, step, target: _narrow(rounded * step, target)
 
 
 @njit(**_INLINED)
-def _position(x, grid):  # type: ignore[no-untyped-def]
+def _position(x, grid):
     """v = clip(x) / step; a NaN is neither below nor above, and stays (Q1, Q3, Q6)."""
     step, lower, upper = grid
     c = lower if x < lower else x
@@ -168,7 +169,7 @@ def _position(x, grid):  # type: ignore[no-untyped-def]
 
 
 @njit(**_INLINED)
-def _sin_pi(e):  # type: ignore[no-untyped-def]
+def _sin_pi(e):
     """sin(pi * e) for |e| <= 0.5: pi * e + e**3 * P(e**2), P of least relative error; off by at most 2**-22 of it."""
     z = e * e
     p = np.float32(-0.5993955731391907) + z * np.float32(0.07975195348262787)
@@ -177,7 +178,7 @@ def _sin_pi(e):  # type: ignore[no-untyped-def]
 
 
 @njit(**_INLINED)
-def _tanh(x):  # type: ignore[no-untyped-def]
+def _tanh(x):
     """tanh(x) = (E - 1) / (E + 1), E = exp(2|x|) = 2**k * (1 + p), |log(1 + p)| <= log(2) / 2.
 
     E - 1 = 2**k * p + (2**k - 1) cancels nothing; p = expm1(r) by a polynomial. Off by at most 2**-22 of itself.
@@ -194,24 +195,25 @@ def _tanh(x):  # type: ignore[no-untyped-def]
 
 
 @njit(**_INLINED)
-def _arctanh(x):  # type: ignore[no-untyped-def]
-    """arctanh(x) for |x| < 1: half of log(q), q = (1 + |x|) / (1 - |x|) = 2**k * (1 + s) / (1 - s), |s| <= 0.2004.
+def _arctanh(x):
+    """arctanh(x) for |x| < 1: half of log(p / q), p = 1 + |x|, q = 1 - |x|, p / q = 2**k * (1 + s) / (1 - s).
 
-    s = ((1 - 2**k) + (1 + 2**k) * |x|) / ((1 + 2**k) + (1 - 2**k) * |x|) is |x| itself where k = 0, so nothing is lost
-    near 0; k is read off the exponents, and arctanh(s) = s + s**3 * P(s**2). Off by at most 2**-21 of itself.
+    So s = (p - 2**k * q) / (p + 2**k * q), taken as |x| + |x| over p + q where k = 0: nothing is lost near 0. k is read
+    off the exponents, |s| <= 0.2004, and arctanh(s) = s + s**3 * P(s**2). Off by at most 2**-21 of itself.
     """
     y = abs(x)
-    ratio = np.uint32(_bits(ONE + y) - _bits(ONE - y) + np.uint32(0x400000))
-    power = _from_bits((ratio & np.uint32(0xFF800000)) + np.uint32(0x3F800000))
+    p, q = ONE + y, ONE - y
+    ratio = np.uint32(_bits(p) - _bits(q) + np.uint32(0x400000))
     k = np.float32(np.int32(ratio >> np.uint32(23)))
-    s = ((ONE - power) + (ONE + power) * y) / ((ONE + power) + (ONE - power) * y)
+    q *= _from_bits((ratio & np.uint32(0xFF800000)) + np.uint32(0x3F800000))
+    s = (y + y if k == ZERO else p - q) / (p + q)
     z = s * s
     p = np.float32(0.333334743976593) + z * (np.float32(0.1997869461774826) + z * np.float32(0.15184974670410156))
     return np.copysign(k * np.float32(np.log(2) / 2) + (s + s * z * p), x)
 
 
 @njit(**_INLINED)
-def _signed(factor, g):  # type: ignore[no-untyped-def]
+def _signed(factor, g):
     """factor * sign(g), sign(0) = 0."""
     return factor if g > ZERO else (-factor if g < ZERO else ZERO)
 
@@ -233,13 +235,13 @@ def _multiplier(kind: Any, g: Any, e: Any, noise: Any, i: Any, constants: Any) -
 
 
 @overload(_multiplier, prefer_literal=True, jit_options=_INLINED)
-def _(kind, g, e, noise, i, constants):  # type: ignore[no-untyped-def]
+def _(kind, g, e, noise, i, constants):
     function = _MULTIPLIERS[kind.literal_value]
     return lambda kind, g, e, noise, i, constants: function(g, e, noise, i, constants[0], constants[1])
 
 
 @njit(**_INLINED)
-def _gradients(g, x, s, v, grid):  # type: ignore[no-untyped-def]
+def _gradients(g, x, s, v, grid):
     """dx and the terms of dstep, dlower and dupper, given the multiplier s (G1)."""
     _, lower, upper = grid
     scaled = g * s
@@ -248,14 +250,14 @@ def _gradients(g, x, s, v, grid):  # type: ignore[no-untyped-def]
 
 
 @njit(**_INLINED)
-def _claim(job):  # type: ignore[no-untyped-def]
+def _claim(job):
     """Take the next blocks: the first and the end, which are equal when none is left."""
     first = _fetch_add(job, job[CLAIM])
     return min(first, job[BLOCKS]), min(first + job[CLAIM], job[BLOCKS])
 
 
 @njit(**_INLINED)
-def _locate(job, block):  # type: ignore[no-untyped-def]
+def _locate(job, block):
     """First element, end and grid of a block."""
     row, within = block // job[PER_LENGTH], block % job[PER_LENGTH] * job[BLOCK]
     start = row * job[LENGTH] + within
@@ -263,13 +265,13 @@ def _locate(job, block):  # type: ignore[no-untyped-def]
 
 
 @njit(**_INLINED)
-def _grid(grids, columns, column):  # type: ignore[no-untyped-def]
+def _grid(grids, columns, column):
     """Step, lower and upper."""
     return grids[column], grids[columns + column], grids[2 * columns + column]
 
 
 @njit(**_INLINED)
-def _constants(job):  # type: ignore[no-untyped-def]
+def _constants(job):
     """Factor and alpha of the scaler."""
     constants = _pointer(job[CONSTANTS], np.float32)
     return constants[0], constants[1]
@@ -280,10 +282,10 @@ def _backward_one(*arguments: Any) -> None:
 
 
 @overload(_backward_one, prefer_literal=True, jit_options=_INLINED)
-def _(kind, storage, x, grad, noise, out, i, grid, constants, lanes, lane):  # type: ignore[no-untyped-def]
+def _(kind, storage, x, grad, noise, out, i, grid, constants, lanes, lane):
     multiplier = _MULTIPLIERS[kind.literal_value]
 
-    def one(kind, storage, x, grad, noise, out, i, grid, constants, lanes, lane):  # type: ignore[no-untyped-def]
+    def one(kind, storage, x, grad, noise, out, i, grid, constants, lanes, lane):
         number, g = _widen(x[i]), _widen(grad[i])
         v = _position(number, grid)
         s = multiplier(g, v - np.rint(v), noise, i, constants[0], constants[1])
@@ -299,7 +301,7 @@ def _(kind, storage, x, grad, noise, out, i, grid, constants, lanes, lane):  # t
 def _elementwise(storage: type, target: type, spread: bool) -> Callable:
     """Values, where `target` is the storage, or codes, where it is int32."""
 
-    def elementwise(address):  # type: ignore[no-untyped-def]
+    def elementwise(address):
         job = _pointer(address, np.int64)
         x, out = _pointer(job[X], storage), _pointer(job[OUT], target)
         grids, columns = _pointer(job[PARAMETERS], np.float32), job[COLUMNS]
@@ -326,7 +328,7 @@ def _elementwise(storage: type, target: type, spread: bool) -> Callable:
 def _backward(storage: type, kind: int) -> Callable:
     """dx, and of each block, which has one grid, the sums of the other gradients: by lanes, over runs in float64."""
 
-    def backward(address):  # type: ignore[no-untyped-def]
+    def backward(address):
         job = _pointer(address, np.int64)
         x, grad, out = _pointer(job[X], storage), _pointer(job[GRAD], storage), _pointer(job[OUT], storage)
         noise, partial = _pointer(job[NOISE], np.float32), _pointer(job[PARTIAL], np.float64)
@@ -367,7 +369,7 @@ def _backward(storage: type, kind: int) -> Callable:
 def _backward_by_column(storage: type, kind: int) -> Callable:
     """dx, and of each block, whose rows have a grid per column, the sums of the other gradients by column."""
 
-    def backward(address):  # type: ignore[no-untyped-def]
+    def backward(address):
         job = _pointer(address, np.int64)
         x, grad, out = _pointer(job[X], storage), _pointer(job[GRAD], storage), _pointer(job[OUT], storage)
         noise, constants, lanes = _pointer(job[NOISE], np.float32), _constants(job), _lanes_on_stack()
@@ -413,7 +415,7 @@ def _backward_by_column(storage: type, kind: int) -> Callable:
 def _fold() -> Callable:
     """The sums of all blocks: per channel, and over all channels, in the order of the elements, in float64."""
 
-    def fold(address):  # type: ignore[no-untyped-def]
+    def fold(address):
         job = _pointer(address, np.int64)
         partial, result = _pointer(job[PARTIAL], np.float64), _pointer(job[RESULT], np.float32)
         outer, channels, inner = job[FOLD_OUTER], job[CHANNELS], job[FOLD_INNER]
@@ -436,7 +438,7 @@ def _fold() -> Callable:
 def _multipliers(kind: int) -> Callable:
     """The multipliers of a scaler, from grad and, as x, the errors; all float32."""
 
-    def multipliers(address):  # type: ignore[no-untyped-def]
+    def multipliers(address):
         job = _pointer(address, np.int64)
         error, grad, out = _pointer(job[X], np.float32), _pointer(job[GRAD], np.float32), _pointer(job[OUT], np.float32)
         noise, constants = _pointer(job[NOISE], np.float32), _constants(job)
