@@ -209,7 +209,12 @@ def _panel(
             value = axes.text(high + 0.02 * longest, row + offset, _short(middle), va="center_baseline", fontsize=11)
             if name == "int8":
                 colour = COLOUR["int8"] if gains[row] > 1 else SLOWER
-                gain = {"text": f"{gains[row]:.1f} ×", "fontweight": "bold", "fontsize": 13, "color": colour}
+                gain: dict[str, Any] = {
+                    "text": f"{gains[row]:.1f} ×",
+                    "fontweight": "bold",
+                    "fontsize": 13,
+                    "color": colour,
+                }
                 axes.annotate(xy=(1, 0), xycoords=value, xytext=(9, 0), textcoords="offset points", **gain)
     axes.set_title(title, fontweight="bold", fontsize=13, pad=24)
     axes.text(0, 1.02, note, transform=axes.transAxes, color="#505050")
