@@ -293,6 +293,8 @@ def _serve(connection: Connection, core: int, setup: Setup) -> None:
     """Do one job after the other until the parent hangs up; end at once when it dies."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
+    if setup.backend:
+        os.environ[backends.ENVIRONMENT_VARIABLE] = setup.backend
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
@@ -372,9 +374,9 @@ def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, started:
 
 
 def _backend(setup: Setup) -> str | None:
-    """Name of the backend that was asked for or chosen automatically; None where the unit loaded no torch at all."""
-    if setup.backend or "torch" not in sys.modules:
-        return setup.backend
+    """Name of the backend that `backends.get` gives this process; None where the unit loaded no torch at all."""
+    if "torch" not in sys.modules:
+        return None
     return backends.get(None, setup.device).__name__.split(".")[1]  # type: ignore[attr-defined]
 
 

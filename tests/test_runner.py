@@ -66,6 +66,17 @@ def test_units_have_one_thread_on_one_core(target: Target, setup: Setup) -> None
     assert (record.values["threads"], record.values["cores"]) == (1, 1)
 
 
+@pytest.mark.parametrize("backend", [None, "reference"])
+def test_units_compute_on_the_backend_asked_for(
+    backend: str | None, target: Target, setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("REPRO_BACKEND", raising=False)
+    run_units(target, units(target), replace(setup, backend=backend), limit=1)
+    (record,) = setup.store.read("counting")[0]
+    assert record.values["on_reference"] == (backend == "reference")
+    assert record.backend is None  # of a unit that loads no torch
+
+
 def test_running_again_skips_what_is_recorded_here_or_committed(target: Target, setup: Setup, tmp_path: Path) -> None:
     run_units(target, units(target), setup)
     assert names(run_units(target, units(target), setup).skipped) == ["base.0", "loose.0", "thrice.0", "twice.0"]

@@ -51,6 +51,7 @@ class Counting:
             "total": float(total),
             "threads": float(os.environ["OMP_NUM_THREADS"]),
             "cores": float(len(os.sched_getaffinity(0))),
+            "on_reference": float(os.environ.get("REPRO_BACKEND") == "reference"),
         }
         return Outcome(values, values, {"total": np.array([True, False, True])}, [{"step": total}], images=total)
 
