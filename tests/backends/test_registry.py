@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -17,14 +18,25 @@ def no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
 
 
-@pytest.mark.parametrize("name", ["reference", "eager"])
+@pytest.mark.parametrize("name", ["reference", "eager", "fused"])
 def test_by_name(name: str) -> None:
     assert backends.get(name).__name__ == f"backends.{name}"
 
 
-@pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu"), "cuda:0", "mps"])
-def test_automatic_choice(device: object) -> None:
-    assert backends.get(device=device).__name__ == "backends.eager"
+@pytest.mark.parametrize(
+    ("device", "choice"),
+    [(None, "eager"), ("cpu", "fused"), (torch.device("cpu"), "fused"), ("cuda:0", "fused"), ("mps", "eager")],
+)
+def test_automatic_choice(device: object, choice: str) -> None:
+    """Fused where it has kernels and what they need (`triton` comes with torch on Linux); without a device, eager."""
+    if str(device).startswith("cuda") and not find_spec("triton"):
+        choice = "eager"
+    assert backends.get(device=device).__name__ == f"backends.{choice}"
+
+
+def test_automatic_choice_without_what_the_kernels_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(backends.AUTOMATIC, "cpu", "no_such_package")
+    assert backends._choose.__wrapped__(None, None, "cpu").__name__ == "backends.eager"
 
 
 def test_environment_variable_decides_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,6 +61,8 @@ def test_unknown_name_in_the_environment_variable_says_where_it_is(monkeypatch: 
 def test_a_named_backend_that_cannot_compute_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BackendUnavailableError, match="'reference' computes on the CPU, not on cuda:0"):
         backends.get("reference", torch.device("cuda:0"))
+    with pytest.raises(BackendUnavailableError, match="'fused' has no kernels for mps: ask for 'eager'"):
+        backends.get("fused", "mps")
     monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "reference")
     with pytest.raises(BackendUnavailableError, match="'reference' computes on the CPU"):
         backends.get(device="cuda")
@@ -71,5 +85,7 @@ def test_imports_no_torch(module: str) -> None:
 
 
 def test_import_of_the_package_loads_no_backend() -> None:
-    script = "import sys, backends; assert not {'backends.reference', 'backends.eager'} & set(sys.modules)"
+    script = (
+        "import sys, backends; assert not {'backends.reference', 'backends.eager', 'backends.fused'} & set(sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -1,0 +1,434 @@
+"""What only the fused kernels on the CPU can get wrong: which loop ran, layouts, threads, processes, cache, curves."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import threading as python_threads
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numba.core.caching
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import backends
+from backends import BackendUnavailableError, Scaler, contract, eager, fused, reference
+from backends.contract import NOISE_CONTROLS, SCALERS
+from backends.fused import cpu, loops, threads
+from tests.backends import tolerances
+from tests.backends.cases import assert_equal, plain
+from tests.strategies import grid
+
+STE, EWGS = Scaler("ste"), Scaler("ewgs", delta=0.2)
+DTYPES = {torch.float32: np.float32, torch.bfloat16: np.uint16}
+LARGE = threads.FEWEST_PER_TEAM + 1
+
+
+def data(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """x, spread over -1 .. 1 and beyond, and a gradient of y."""
+    generator = torch.Generator().manual_seed(0)
+    x, g = (torch.randn(*shape, generator=generator).to(dtype) for _ in range(2))
+    return x, g
+
+
+def same_bits(ours: Any, theirs: Any) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+class TestWhichPathRan:
+    @pytest.fixture
+    def ran(self, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+        names: list[tuple] = []
+        loop = loops.loop
+
+        def recorded(*name: Any) -> loops.Loop:
+            names.append(name)
+            return loop(*name)
+
+        monkeypatch.setattr(loops, "loop", recorded)
+        return names
+
+    @pytest.mark.parametrize("dtype", DTYPES)
+    @pytest.mark.parametrize(("axis", "spread"), [(None, False), (0, False), (1, True)])
+    def test_codes_and_values(self, ran: list[tuple], dtype: torch.dtype, axis: int | None, spread: bool) -> None:
+        x, _ = data(4, 3, dtype=dtype)
+        step = 0.1 if axis is None else torch.full((x.shape[axis],), 0.1)
+        fused.codes(x, step, -1.0, 1.0, axis=axis)
+        fused.forward(x, step, -1.0, 1.0, axis=axis)
+        storage = DTYPES[dtype]
+        assert ran == [("elementwise", storage, np.int32, spread), ("elementwise", storage, storage, spread)]
+
+    @pytest.mark.parametrize("name", [*SCALERS, *NOISE_CONTROLS])
+    def test_backward_and_multiplier(self, ran: list[tuple], name: str) -> None:
+        x, g = data(4, 3)
+        noise = g if name in NOISE_CONTROLS else None
+        fused.backward(g, x, 0.1, -1.0, 1.0, scaler=Scaler(name), noise=noise)
+        fused.backward(g, x, torch.full((3,), 0.1), -1.0, 1.0, scaler=Scaler(name), axis=1, noise=noise)
+        fused.multiplier(Scaler(name), g, x, noise)
+        kind = getattr(loops, "RANDOM" if noise is not None else name.upper())
+        assert ran == [
+            ("backward", np.float32, kind),
+            ("fold",),
+            ("backward_by_column", np.float32, kind),
+            ("fold",),
+            ("multipliers", kind),
+        ]
+
+    def test_bfloat16_has_its_own_loops(self, ran: list[tuple]) -> None:
+        x, g = data(4, 3, dtype=torch.bfloat16)
+        fused.backward(g, x, 0.1, -1.0, 1.0, scaler=STE)
+        fused.backward(g, x, torch.full((3,), 0.1), -1.0, 1.0, scaler=STE, axis=1)
+        assert [name for name in ran if name != ("fold",)] == [
+            ("backward", np.uint16, loops.STE),
+            ("backward_by_column", np.uint16, loops.STE),
+        ]
+
+
+class TestDeclines:
+    """What it leaves to eager, it says; by name nothing else steps in."""
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+    def test_other_float_dtypes(self, dtype: torch.dtype) -> None:
+        x = torch.ones(3, dtype=dtype)
+        calls: list[Callable] = [
+            lambda: fused.codes(x, 0.5, -1.0, 1.0),
+            lambda: fused.forward(x, 0.5, -1.0, 1.0),
+            lambda: fused.backward(x, x, 0.5, -1.0, 1.0, scaler=STE),
+            lambda: fused.multiplier(STE, x, x),
+        ]
+        for call in calls:
+            with pytest.raises(BackendUnavailableError, match=f"float32 and bfloat16, not {dtype}: ask for 'eager'"):
+                call()
+
+    def test_registered_scalers(self) -> None:
+        contract.register_scaler("flat")(lambda xp, grad, error, delta, alpha: xp.ones_like(grad))
+        try:
+            x = torch.ones(3)
+            for call in (
+                lambda: fused.backward(x, x, 0.5, -1.0, 1.0, scaler=Scaler("flat")),
+                lambda: fused.multiplier(Scaler("flat"), x, x),
+            ):
+                with pytest.raises(BackendUnavailableError, match="registered scaler 'flat': ask for 'eager'"):
+                    call()
+        finally:
+            contract.unregister_scaler("flat")
+
+    def test_other_devices(self) -> None:
+        x = torch.ones(3, device="meta")
+        with pytest.raises(BackendUnavailableError, match="cpu and cuda, not on meta: ask for 'eager'"):
+            fused.forward(x, 0.5, -1.0, 1.0)
+
+    @pytest.mark.parametrize("shape", [(), (3,)])
+    def test_parameters_on_another_device(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match="on meta, expected the device of x, cpu"):
+            fused.forward(torch.ones(3), torch.ones(shape, device="meta"), -1.0, 1.0, axis=0)
+
+
+class TestBfloat16:
+    SETTING = grid(5, signed=True, step=0.0123)
+
+    @pytest.mark.parametrize("axis", [None, 1], ids=["per_tensor", "by_column"])
+    def test_Q5_every_bfloat16_is_computed_in_float32_and_cast_once(self, axis: int | None) -> None:
+        x = torch.arange(2**16, dtype=torch.int32).to(torch.int16).view(torch.bfloat16).reshape(2**8, 2**8)
+        wide, parameters = x.float().numpy(), list(self.SETTING.parameters)
+        step: Any = parameters[0]
+        if axis is not None:
+            step = np.full(2**8, step, np.float32)
+            parameters[0] = torch.from_numpy(step)
+        expected = (step, *parameters[1:])
+        assert_equal(plain(fused.codes(x, *parameters, axis=axis)), reference.codes(wide, *expected, axis=axis))
+        values = fused.forward(x, *parameters, axis=axis)
+        assert values.dtype == torch.bfloat16
+        cast_once = torch.from_numpy(reference.forward(wide, *expected, axis=axis)).bfloat16()
+        assert_equal(plain(values.float()), plain(cast_once.float()))
+
+    def test_Q5_rounding_is_half_to_even_and_nan_stays_nan(self) -> None:
+        """Steps that are no bfloat16, so that every value is rounded on its way out: 1/256 apart they hit ties."""
+        x = torch.tensor([1.0, 2.0, 3.0, 5.0, math.inf, math.nan, -math.nan]).bfloat16()
+        step = 1 + 2.0**-8
+        expected = (x.float().clamp(max=4).div(step).round() * step).bfloat16()
+        assert torch.equal(fused.forward(x, step, -4.0, 4.0).nan_to_num(9), expected.nan_to_num(9))
+
+    @pytest.mark.parametrize("axis", [None, 1], ids=["per_tensor", "by_column"])
+    def test_Q5_gradients_are_computed_in_float32_and_cast_once(self, axis: int | None) -> None:
+        x, g = data(700, 3, dtype=torch.bfloat16)
+        step = 0.3 if axis is None else torch.tensor([0.2, 0.3, 0.4])
+        half = fused.backward(g, x, step, -0.9, 0.9, scaler=EWGS, axis=axis)
+        full = fused.backward(g.float(), x.float(), step, -0.9, 0.9, scaler=EWGS, axis=axis)
+        assert half.x.dtype == torch.bfloat16
+        assert same_bits(half, full._replace(x=full.x.bfloat16()))
+
+    def test_a_gradient_of_another_dtype_is_not_rounded_first(self) -> None:
+        x, g = data(700)
+        narrow = x.bfloat16()
+        mixed = fused.backward(g, narrow, 0.3, -0.9, 0.9, scaler=EWGS)
+        full = fused.backward(g, narrow.float(), 0.3, -0.9, 0.9, scaler=EWGS)
+        assert same_bits(mixed, full._replace(x=full.x.bfloat16()))
+
+
+class Operations(TorchDispatchMode):
+    """Records the torch operations that a call makes on tensors of at least this many elements."""
+
+    def __init__(self, fewest: int = 0) -> None:
+        super().__init__()
+        self.fewest = fewest
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if not isinstance(result, Tensor) or result.numel() >= self.fewest:
+            self.names.append(str(func.overloadpacket).removeprefix("aten."))
+        return result
+
+
+LAYOUTS = {
+    "contiguous": lambda t: t,
+    "channels_last": lambda t: t.to(memory_format=torch.channels_last),
+    "transposed": lambda t: t.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+class TestLayouts:
+    @pytest.mark.parametrize("dtype", DTYPES)
+    def test_nothing_is_copied_and_strides_stay(self, layout: Callable, dtype: torch.dtype) -> None:
+        x, g = (layout(t) for t in data(2, 3, 4, 5, dtype=dtype))
+        with Operations() as operations:
+            codes = fused.codes(x, 0.1, -1.0, 1.0)
+            y = fused.forward(x, 0.1, -1.0, 1.0)
+            gradients = fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS)
+        assert set(operations.names) == {"empty_like", "empty", "unbind"}
+        assert {t.stride() for t in (codes, y, gradients.x)} == {x.stride()}
+
+    @pytest.mark.parametrize("axis", [0, 1, 2, 3])
+    def test_per_channel_too(self, layout: Callable, axis: int) -> None:
+        """Twice: with few elements, and with more than one block. Only grids are laid out anew."""
+        for shape in ((2, 3, 4, 5), (3, 17, 80, 70)):
+            x, g = (layout(t) for t in data(*shape))
+            step = torch.linspace(0.1, 0.5, shape[axis])
+            with Operations(fewest=x.numel()) as operations:
+                y = fused.forward(x, step, -1.0, 1.0, axis=axis)
+                gradients = fused.backward(g, x, step, -1.0, 1.0, scaler=EWGS, axis=axis)
+            assert x.numel() < 1000 or set(operations.names) <= {"empty_like", "unbind"}
+            assert y.stride() == gradients.x.stride() == x.stride()
+            assert torch.equal(y, eager.forward(x, step, -1.0, 1.0, axis=axis))
+            expected = eager.backward(g.double(), x.double(), step.double(), -1.0, 1.0, scaler=EWGS, axis=axis)
+            for ours, theirs in zip(gradients, expected, strict=True):
+                assert torch.allclose(ours.double(), theirs, rtol=1e-4, atol=1e-4 * x.numel() ** 0.5)
+
+
+class TestOut:
+    def test_is_written_in_place_whatever_its_layout(self) -> None:
+        x, g = data(2, 3, 4, 5)
+        for layout in LAYOUTS.values():
+            out = layout(torch.empty_like(x))
+            version = out._version
+            assert fused.forward(x, 0.1, -1.0, 1.0, out=out) is out
+            assert torch.equal(out, eager.forward(x, 0.1, -1.0, 1.0))
+            assert fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS, out=out).x is out
+            assert torch.equal(out, fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS).x)
+            assert out._version >= version + 2
+
+    def test_may_be_x_itself(self) -> None:
+        x, _ = data(1000)
+        expected = eager.forward(x, 0.1, -1.0, 1.0)
+        assert torch.equal(fused.forward(x, 0.1, -1.0, 1.0, out=x), expected)
+
+    def test_receives_dx_of_a_gradient_of_another_dtype(self) -> None:
+        x, g = data(10)
+        out = torch.empty(10, dtype=torch.bfloat16)
+        assert fused.backward(g, x.bfloat16(), 0.1, -1.0, 1.0, scaler=STE, out=out).x is out
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+class TestThreads:
+    @pytest.fixture
+    def teams(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Sizes of the teams that were asked for."""
+        sizes: list[int] = []
+        enter = threads._enter_team
+        assert enter is not None, "torch's OpenMP runtime was not found"
+
+        def recorded(function: int, job: int, count: int, flags: int) -> None:
+            sizes.append(count)
+            enter(function, job, count, flags)
+
+        monkeypatch.setattr(threads, "_enter_team", recorded)
+        return sizes
+
+    def test_a_large_tensor_gets_torch_s_threads_and_a_small_one_none(self, teams: list[int]) -> None:
+        fused.forward(torch.zeros(LARGE), 0.1, -1.0, 1.0)
+        assert teams == [2]
+        fused.forward(torch.zeros(LARGE - 1), 0.1, -1.0, 1.0)
+        assert teams == [2]
+
+    def test_one_thread_of_torch_is_one_thread_here(self, teams: list[int]) -> None:
+        torch.set_num_threads(1)
+        fused.forward(torch.zeros(LARGE), 0.1, -1.0, 1.0)
+        assert teams == []
+
+    @pytest.mark.parametrize(("shape", "axis"), [((300_001,), None), ((40, 20, 1001), 1), ((4001, 67), 1)])
+    def test_results_do_not_depend_on_how_many(
+        self, teams: list[int], shape: tuple[int, ...], axis: int | None
+    ) -> None:
+        x, g = data(*shape)
+        step = 0.1 if axis is None else torch.linspace(0.1, 0.5, shape[axis])
+
+        def run() -> list[Tensor]:
+            y = fused.forward(x, step, -1.0, 1.0, axis=axis)
+            return [y, *fused.backward(g, x, step, -1.0, 1.0, scaler=EWGS, axis=axis)]
+
+        on_two = run()
+        assert teams == [2, 2]
+        torch.set_num_threads(1)
+        assert same_bits(run(), on_two)
+        assert torch.equal(on_two[0], eager.forward(x, step, -1.0, 1.0, axis=axis))
+
+    def test_without_the_runtime_one_thread_computes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(threads, "_enter_team", None)
+        x, _ = data(LARGE)
+        assert threads.team_size() == 1
+        assert torch.equal(fused.forward(x, 0.1, -1.0, 1.0), eager.forward(x, 0.1, -1.0, 1.0))
+
+    def test_python_threads_may_call_at_once(self) -> None:
+        """Each has its own job, and its own team."""
+        inputs = [data(LARGE + 1000 * i) for i in range(2)]
+        expected = [fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS) for x, g in inputs]
+        wrong: list[int] = []
+
+        def run(index: int) -> None:
+            x, g = inputs[index]
+            results = (fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS) for _ in range(5))
+            wrong.extend(index for result in results if not same_bits(result, expected[index]))
+
+        workers = [python_threads.Thread(target=run, args=(index,)) for index in range(2)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert wrong == []
+
+
+FORKING = """
+import os, sys
+import torch
+from torch.utils.data import DataLoader
+from backends import fused
+from backends.fused import threads
+
+torch.set_num_threads(2)
+x = torch.linspace(-2, 2, 100_000)
+y = fused.forward(x, 0.1, -1.0, 1.0)  # two threads: the pool exists when the children are made
+
+class Rows:
+    def __len__(self): return 4
+    def __getitem__(self, index): return fused.forward(x, 0.1, -1.0, 1.0)
+
+for row in DataLoader(Rows(), batch_size=None, num_workers=2, multiprocessing_context="fork", timeout=30):
+    assert torch.equal(row, y)
+child = os.fork()
+if child == 0:
+    os._exit(0 if threads.team_size() == 1 and (fused.forward(x, 0.1, -1.0, 1.0).numpy() == y.numpy()).all() else 1)
+assert os.waitpid(child, 0)[1] == 0
+assert threads.team_size() == 2
+assert torch.equal(fused.forward(x, 0.1, -1.0, 1.0), y)
+"""
+
+CACHED = """
+import torch
+from backends import Scaler, fused
+from backends.fused import cpu, loops
+
+assert loops.loop.cache_info().currsize == 0  # nothing is compiled by importing
+x = torch.ones(3)
+fused.backward(x, fused.forward(x, 0.5, -1.0, 1.0), 0.5, -1.0, 1.0, scaler=Scaler("ste"))
+import numpy as np
+used = [("elementwise", np.float32, np.float32, False), ("backward", np.float32, loops.STE), ("fold",)]
+print([loops.loop(*name).owner.cache_hits for name in used], loops.loop.cache_info().currsize)
+"""
+
+
+class TestProcesses:
+    def test_a_fork_and_the_workers_of_a_data_loader(self) -> None:
+        subprocess.run([sys.executable, "-c", FORKING], check=True, timeout=120)
+
+    def test_a_later_process_compiles_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+        first, second = (subprocess.check_output([sys.executable, "-c", CACHED], text=True) for _ in range(2))
+        assert (first, second) == ("[0, 0, 0] 3\n", "[1, 1, 1] 3\n")
+
+    def test_where_no_cache_can_be_written_it_compiles_all_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(numba.core.caching.CodeLibraryCacheImpl, "_locator_classes", [])
+        monkeypatch.setattr(numba.core.caching.CompileResultCacheImpl, "_locator_classes", [])
+        loop = loops.loop.__wrapped__("fold")
+        assert loop.owner.cache_hits == 0
+
+
+CURVES = {
+    "acos": lambda e, x: np.sin(np.pi * e),
+    "tanh": lambda e, x: np.tanh(x),
+    "invtanh": lambda e, x: np.arctanh(x),
+}
+ERRORS = {"acos": 2.0**-22, "tanh": 2.0**-22, "invtanh": 2.0**-21}
+"""Of the approximations, relative: 4 and 8 unit roundoffs, which is 2 and 4 ulp, where `tolerances.CURVE` allows 4."""
+SMALLEST, LARGEST = (int(np.float32(e).view(np.uint32)) for e in (2.0**-30, 0.5))
+
+
+def worst_error(name: str, alpha: float | None, bits: np.ndarray) -> float:
+    """Largest relative error of a scaler's curve over the e with these bits, of either sign.
+
+    With delta = 2**40 the multiplier is the curve, but for its last addition. The oracle takes alpha * e as rounded.
+    """
+    scaler = Scaler(name, delta=2.0**40, alpha=alpha)
+    e = bits.astype(np.uint32).view(np.float32)
+    x = np.float32(scaler.alpha or 0) * e
+    exact = 1 + 2.0**40 * CURVES[name](e.astype(np.float64), x.astype(np.float64))
+    found = plain(fused.multiplier(scaler, torch.ones(e.size), torch.from_numpy(e))).astype(np.float64)
+    odd = plain(fused.multiplier(scaler, -torch.ones(e.size), torch.from_numpy(-e)))
+    if name != "acos":
+        np.testing.assert_array_equal(odd, found)  # sign(g) * f(e): both signs turned
+    return float(np.max(np.abs(found - exact) / exact)) - tolerances.U
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha"), [("acos", None), ("tanh", 4.0), ("tanh", 40.0), ("invtanh", 1.9), ("invtanh", 1.9999998)]
+)
+def test_curves_are_as_good_as_the_rounding_of_a_few_operations(name: str, alpha: float | None) -> None:
+    """A sample, and all just below the threshold; `python -m tests.backends.test_fused_cpu` takes every float32."""
+    sample = np.concatenate([np.arange(SMALLEST, LARGEST, 1009), np.arange(LARGEST - 2**16, LARGEST + 1)])
+    assert worst_error(name, alpha, sample) <= ERRORS[name]
+
+
+def test_curves_at_zero_and_below_the_sample_are_exact_enough() -> None:
+    e = torch.tensor([0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-100])
+    for name in CURVES:
+        assert torch.equal(fused.multiplier(Scaler(name, delta=0.5), torch.ones(5), e), torch.ones(5))
+
+
+def test_it_is_what_get_returns() -> None:
+    assert backends.get("fused") is fused
+    assert {module.__name__ for module in (cpu, loops, threads)} == {
+        "backends.fused.cpu",
+        "backends.fused.loops",
+        "backends.fused.threads",
+    }
+
+
+if __name__ == "__main__":
+    for name, alpha in (("acos", None), ("tanh", 4.0), ("invtanh", 1.9)):
+        chunks = (np.arange(first, min(first + 2**24, LARGEST + 1)) for first in range(SMALLEST, LARGEST + 1, 2**24))
+        print(f"{name}: at most {max(worst_error(name, alpha, chunk) for chunk in chunks) / tolerances.U:.2f} * 2**-24")
