@@ -165,22 +165,23 @@ class TestFiles:
         subprocess.run([sys.executable, "-c", code, tmp_path], check=True, cwd=Path(__file__).parents[1])
 
 
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict]:
+    out = tmp_path_factory.mktemp("ptq")
+    small = {"calibration_images": "2", "evaluation_images": "3", "noise_images": "1", "batch": "3"}
+    units = {unit.name: unit for unit in planned(TARGET, "smoke", 1, small)}
+
+    def run(name: str) -> dict:
+        unit = units[name]
+        (out / name).mkdir()
+        outcome = TARGET.run(unit, Context(out / name, inputs={need: out / need for need in unit.requires}))
+        return {"values": outcome.values, "correct": outcome.correct, "curve": outcome.curve}
+
+    return run
+
+
 class TestRuns:
     """The smallest runs there are, on real images and weights."""
-
-    @pytest.fixture(scope="class")
-    def run(self, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict]:
-        out = tmp_path_factory.mktemp("ptq")
-        small = {"calibration_images": "2", "evaluation_images": "3", "noise_images": "1", "batch": "3"}
-        units = {unit.name: unit for unit in planned(TARGET, "smoke", 1, small)}
-
-        def run(name: str) -> dict:
-            unit = units[name]
-            (out / name).mkdir()
-            outcome = TARGET.run(unit, Context(out / name, inputs={need: out / need for need in unit.requires}))
-            return {"values": outcome.values, "correct": outcome.correct, "curve": outcome.curve}
-
-        return run
 
     def test_a_float_network_and_what_is_made_of_it(self, run: Callable[[str], dict]) -> None:
         exact = run("efficientnet_lite0_float")
@@ -191,7 +192,7 @@ class TestRuns:
         assert found["values"]["top1"] >= 80
         assert len(found["correct"]["agreement"]) == 3
         layers = sorted((name for name in found["values"] if name.startswith("snr.")), key=page.layer_key)
-        assert len(layers) == 48
+        assert len(layers) == 50
         assert (layers[0], layers[-1]) == ("snr.conv_stem", "snr.classifier")
         assert found["values"]["snr.conv_stem"] > 30
         assert 0 < found["values"]["drawn.step"] < found["values"]["drawn.upper"]
