@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FOLDER_OPTIONS = ("--out", "--data-root")
 
-PACKAGES = ("torch", "torchvision", "timm", "triton", "numba", "numpy", "scipy")
+PACKAGES = ("torch", "torchvision", "timm", "triton", "numba", "numpy", "scipy", "onnx", "onnxruntime", "onnxscript")
 
 
 def versions() -> dict[str, str]:

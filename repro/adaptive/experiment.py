@@ -138,7 +138,7 @@ def _float_optimizer(network: nn.Module, settings: Mapping[str, Any]) -> torch.o
 def _quantized_optimizer(network: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
     """SGD with learning rates of their own for quantized weights and for clip levels, which stay positive."""
     levels = [module for module in network.modules() if isinstance(module, PACT)]
-    own = {module.alpha: "alpha" for module in levels}
+    own: dict[torch.Tensor, str] = {module.alpha: "alpha" for module in levels}
     own |= {module.weight: "weight" for module in network.modules() if isinstance(module, QuantizedConv2d)}
     groups = [
         {

@@ -17,27 +17,27 @@ class TestRoot:
     def nothing_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("REPRO_DATA", raising=False)
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-        monkeypatch.setenv("HOME", "/home/me")
+        monkeypatch.setenv("HOME", "/users/me")
 
     def test_the_argument_comes_first(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("REPRO_DATA", "/elsewhere")
         assert datasets.root("/data") == Path("/data")
-        assert datasets.root("~/data") == Path("/home/me/data")
+        assert datasets.root("~/data") == Path("/users/me/data")
 
     def test_then_the_variable(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
         monkeypatch.setenv("REPRO_DATA", "~/elsewhere")
-        assert datasets.root() == Path("/home/me/elsewhere")
+        assert datasets.root() == Path("/users/me/elsewhere")
 
     def test_then_the_cache_folder(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert datasets.root() == Path("/home/me/.cache/repro")
+        assert datasets.root() == Path("/users/me/.cache/repro")
         monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
         assert datasets.root() == Path("/cache/repro")
 
     @pytest.mark.parametrize("name", ["REPRO_DATA", "XDG_CACHE_HOME"])
     def test_an_empty_variable_counts_as_none(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")
-        assert datasets.root() == Path("/home/me/.cache/repro")
+        assert datasets.root() == Path("/users/me/.cache/repro")
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
