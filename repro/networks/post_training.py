@@ -52,9 +52,7 @@ def weight_ranges(network: nn.Module, method: str, bits: int, per_channel: bool)
     return {name: calibrate(_weight(m), method, bits=bits, axis=axis) for name, m in layers(network).items()}
 
 
-def activation_ranges(
-    histograms: Mapping[str, Histogram], method: str, bits: int, **options: Any
-) -> dict[str, Range]:
+def activation_ranges(histograms: Mapping[str, Histogram], method: str, bits: int, **options: Any) -> dict[str, Range]:
     """Range of every watched input; `options` go to the calibrator."""
     return {name: calibrate(h, method, bits=bits, signed=h.signed, **options) for name, h in histograms.items()}
 
