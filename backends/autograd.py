@@ -26,10 +26,10 @@ from backends.contract import (
 )
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
-FASTER_TRACED = ("cpu",)
-"""Device types on which a compiled training step was measured to be faster with the eager operations, fused by Inductor
-with their neighbours, than with the operator (`benchmarks/`). On CUDA the operator it is, whatever the speed: Inductor
-divides there by an approximation, against Q1."""
+FASTER_TRACED: tuple[str, ...] = ()
+"""Device types on which a compiled training step is measured to be faster with the eager operations, fused by Inductor
+with their neighbours, than with the operator ("compiled training step" in `benchmarks/`). CUDA cannot be one of them:
+there Inductor divides by an approximation, against Q1."""
 TORCH_BACKENDS = tuple(name for name in backends.NAMES if name != "reference")
 
 
@@ -87,8 +87,8 @@ def _torch_backend(name: str | None, x: Tensor, scaler: str) -> Backend:
     if module.__name__ == "backends.reference":  # type: ignore[attr-defined]
         raise BackendUnavailableError(f"backend 'reference' computes on NumPy arrays: ask for one of {TORCH_BACKENDS}")
     if module.__name__ == "backends.fused" and not (name or os.environ.get(backends.ENVIRONMENT_VARIABLE)):  # type: ignore[attr-defined]
-        measured_slower = torch.compiler.is_compiling() and x.device.type in FASTER_TRACED
-        if measured_slower or x.dtype not in FUSED_DTYPES or registered_function(scaler):
+        traced = torch.compiler.is_compiling() and x.device.type in FASTER_TRACED
+        if traced or x.dtype not in FUSED_DTYPES or registered_function(scaler):
             return backends.get("eager")
     return module
 

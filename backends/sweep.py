@@ -179,6 +179,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; 0 where nothing differs, 1 otherwise."""
     parser = argparse.ArgumentParser(prog="python -m backends.sweep", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bits", type=int, nargs="+", choices=BIT_WIDTHS, default=BIT_WIDTHS, help="only these widths")
+    parser.add_argument("--dtype", choices=INPUTS, nargs="+", default=list(INPUTS), help="only these dtypes")
     parser.add_argument("--backend", default="fused", help="the backend to judge (default: fused)")
     parser.add_argument("--device", default="cpu", help="where it computes (default: cpu)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
@@ -186,16 +187,17 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     header = {"backend": chosen.backend, "device": chosen.device, "sources": sources(chosen.backend)}
     done = _read(chosen.out, header)
-    todo = [setting for setting in settings(chosen.bits) if setting not in done]
+    asked = [setting for setting in settings(chosen.bits) if setting.dtype in chosen.dtype]
+    todo = [setting for setting in asked if setting not in done]
     start = time.monotonic()
     for count, outcome in enumerate(run(todo, chosen.backend, chosen.device, chosen.workers), start=1):
         done[outcome.setting] = outcome
         _write(chosen.out, header | machine(), done)
         left = (time.monotonic() - start) / count * (len(todo) - count) / 60
         print(f"{count} of {len(todo)}, {left:.0f} min left: {_sentence([outcome])}", file=sys.stderr, flush=True)
-    asked = [outcome for setting, outcome in done.items() if setting.bits in chosen.bits]
-    print(_sentence(asked))
-    return int(any(outcome.codes or outcome.values for outcome in asked))
+    outcomes = [done[setting] for setting in asked]
+    print(_sentence(outcomes))
+    return int(any(outcome.codes or outcome.values for outcome in outcomes))
 
 
 def _sentence(outcomes: list[Outcome]) -> str:

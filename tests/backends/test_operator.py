@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.profiler import profile
 
-from backends import Scaler, operator
+import backends
+from backends import BackendUnavailableError, Scaler, autograd, eager, fused, operator
 from backends.autograd import fake_quantize
+from backends.contract import register_scaler, unregister_scaler
 from tests.backends.cases import assert_equal, plain
 from tests.strategies import grid, specials, tie_grid
 
@@ -50,7 +52,7 @@ def run(function: Callable, x: Tensor, *parameters: Any, **options: Any) -> list
 
 
 def assert_compiled_equals_eager(
-    backend: str, parameters: tuple, ran: set[str], how: str = "aot_eager", **options: Any
+    backend: str | None, parameters: tuple, ran: set[str], how: str = "aot_eager", **options: Any
 ) -> None:
     """Bit for bit; `ran` says which of the two operators, the custom one and rounding, run once compiled."""
     options |= {"backend": backend, "scaler": Scaler(*EWGS)}
@@ -101,6 +103,55 @@ class TestCompile:
         with torch._inductor.config.patch(compile_threads=1, fx_graph_cache=False):
             parameters = (SETTING.step, SETTING.lower, SETTING.upper)
             assert_compiled_equals_eager("eager", parameters, ran=set(), how="inductor")
+
+
+class TestAutomaticChoice:
+    """Nobody names one: fused where it computes the dtype and the scaler, else eager. A named one never yields."""
+
+    @pytest.fixture
+    def ran(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Names of the backends whose `forward` ran."""
+        monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+        calls: list[str] = []
+        for module in (eager, fused):
+
+            def forward(
+                *args: Any, module: Any = module, original: Callable = module.forward, **options: Any
+            ) -> Tensor:
+                calls.append(module.__name__)
+                return original(*args, **options)
+
+            monkeypatch.setattr(module, "forward", forward)
+        return calls
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+    def test_by_dtype(self, ran: list[str], dtype: torch.dtype) -> None:
+        fake_quantize(torch.ones(2, dtype=dtype), *SETTING.parameters, scaler=Scaler("ste"))
+        assert ran == ["backends.fused" if dtype in (torch.float32, torch.bfloat16) else "backends.eager"]
+
+    def test_by_scaler(self, ran: list[str]) -> None:
+        register_scaler("cubic")(lambda xp, grad, error, delta, alpha: 1 + delta * error**3)
+        try:
+            fake_quantize(torch.ones(2), *SETTING.parameters, scaler=Scaler("cubic"))
+        finally:
+            unregister_scaler("cubic")
+        assert ran == ["backends.eager"]
+
+    def test_a_named_one_does_not_yield(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        x = torch.ones(2, dtype=torch.float64)
+        with pytest.raises(BackendUnavailableError, match="ask for 'eager'"):
+            fake_quantize(x, *SETTING.parameters, scaler=Scaler("ste"), backend="fused")
+        monkeypatch.setenv(backends.ENVIRONMENT_VARIABLE, "fused")
+        with pytest.raises(BackendUnavailableError, match="ask for 'eager'"):
+            fake_quantize(x, *SETTING.parameters, scaler=Scaler("ste"))
+
+    @pytest.mark.parametrize(("faster", "ran_op"), [((), OPERATOR), (("cpu",), ROUND)])
+    def test_when_compiled_by_the_measurement(
+        self, monkeypatch: pytest.MonkeyPatch, faster: tuple[str, ...], ran_op: str
+    ) -> None:
+        monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
+        monkeypatch.setattr(autograd, "FASTER_TRACED", faster)
+        assert_compiled_equals_eager(None, SETTING.parameters, {ran_op})
 
 
 class TestExport:

@@ -147,7 +147,7 @@ class Promise:
 
 
 LARGE = r"(1|4|16|64) M float32"
-SMALL = r"(1|4|16) k float32|conv weight 64x64x3x3"
+SMALL = r"(1|16) k float32|conv weight 64x64x3x3"
 PROMISES = (
     Promise("forward, out given", "16 M float32", "copy", "fused", at_least=0.8),
     Promise("backward, out given", "16 M float32", "torch.add", "fused", at_least=0.9),
@@ -200,7 +200,7 @@ def stem(about: dict[str, Any]) -> Path:
 
 
 def merge(new: Sequence[Row]) -> list[Row]:
-    """Put new rows in the place of old ones in this machine's record, redraw its plot, return all rows.
+    """Put new rows in the place of old ones in this machine's record, and return all.
 
     A record made with other versions is dropped: its timings do not compare.
     """
@@ -208,13 +208,25 @@ def merge(new: Sequence[Row]) -> list[Row]:
     path = stem(about).with_suffix(".json")
     old = json.loads(path.read_text()) if path.exists() else {}
     kept = [Row(**row) for row in old.get("rows", [])] if old.get("machine") == about else []
-    merged = {row.key: row for row in [*kept, *new]}
-    found = list(merged.values())
+    found = list({row.key: row for row in [*kept, *new]}.values())
     path.parent.mkdir(exist_ok=True)
     lines = ",\n".join(f"  {json.dumps(asdict(row))}" for row in found)
     path.write_text(f'{{\n "machine": {json.dumps(about)},\n "rows": [\n{lines}\n ]\n}}\n')
-    plot(found, about)
     return found
+
+
+def page(found: Sequence[Row]) -> None:
+    """Write the record's page, the promised ratios and every row, and its plot."""
+    about = machine()
+    title = f"# Benchmarks: {about['cpu']}, {about['cores']} cores\n\n"
+    versions = ", ".join(f"{name} {value}" for name, value in about.items() if name not in ("cpu", "cores", "gpu"))
+    notes = (
+        f"{versions}. Contenders of a race run in turn, in one process; `time` is in multiples of the column beside "
+        "it, `of copy` the bandwidth in parts of that of `out.copy_(x)` in the same race.\n\n"
+    )
+    text = f"{title}{notes}## Promised ratios\n\n{promises(found)}\n## All rows\n\n{table(found)}"
+    stem(about).with_suffix(".md").write_text(text)
+    plot(found, about)
 
 
 PLOTTED = ("forward, out given", "backward, out given", "autograd, static")

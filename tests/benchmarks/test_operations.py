@@ -13,7 +13,7 @@ from backends.contract import SCALERS
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Data
 
-SIZES = {f"{count} {unit}": count * factor for unit, factor in (("k", 2**10), ("M", 2**20)) for count in (1, 4, 16, 64)}
+SIZES = {"1 k": 2**10, "16 k": 2**14, "256 k": 2**18, "1 M": 2**20, "4 M": 2**22, "16 M": 2**24, "64 M": 2**26}
 ELEMENTS_MOVED = {"forward": 2, "backward": 3, "forward, backward": 5}
 """Numbers read and written for each element: the least that the operation needs."""
 

@@ -16,12 +16,12 @@ tie after an update may then go the other way."""
 
 
 def test_lite0(race: Callable) -> None:
-    race("training step", "Lite0 64 px, batch 64", networks.lite0_steps(), base="fp32", peaks=True, seconds=30)
+    race("training step", "Lite0 64 px, batch 64", networks.lite0_steps(), base="fp32", peaks=True, seconds=15)
 
 
 def test_resnet18(race: Callable) -> None:
     steps = networks.resnet18_steps()
-    race("training step", "ResNet18-CIFAR, batch 64", steps, base="fp32", peaks=True, seconds=60)
+    race("training step", "ResNet18-CIFAR, batch 64", steps, base="fp32", peaks=True, seconds=30)
 
 
 def test_compiled(race: Callable) -> None:

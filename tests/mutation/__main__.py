@@ -2,13 +2,15 @@
 
 Each mutant takes the place of its module in a process of its own, forked from one in which all else is imported, and
 the tests of the backends run there until one fails. The outcome is `tests/mutation/<module>.json`; running again judges
-what is new or has survived. `equivalent.toml` lists, with the reason, mutants that compute the same.
+what is left or has survived, and everything where the module has changed. `equivalent.toml` lists, with the reason,
+mutants that compute the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -154,9 +156,10 @@ def main() -> int:
     name = MODULES[chosen.module]
     file = Path(import_module(name).__file__ or "")
     path = FOLDER / f"{chosen.module}.json"
-    every = list(mutants(file.read_text()))
+    source = file.read_text()
+    every, version = list(mutants(source)), hashlib.sha256(source.encode()).hexdigest()
     equivalent = _equivalent(chosen.module)
-    outcomes = _known(path, every)
+    outcomes = _known(path, version)
     todo = [
         mutant
         for mutant in every
@@ -167,19 +170,20 @@ def main() -> int:
     print(f"{len(every)} mutants of {name}, {len(todo)} to judge", file=sys.stderr, flush=True)
     for count, (mutant, found) in enumerate(trials(name, todo, chosen.workers), start=1):
         outcomes[mutant.name] = found
-        _write(path, every, outcomes, equivalent)
+        _write(path, version, every, outcomes, equivalent)
         print(f"{count} of {len(todo)}, line {mutant.line}, {mutant.name}: {found}", file=sys.stderr, flush=True)
-    _write(path, every, outcomes, equivalent)
+    _write(path, version, every, outcomes, equivalent)
     left = [m for m in every if m.name not in equivalent and not outcomes.get(m.name, "").startswith("killed")]
     print(f"{len(every)} mutants: {len(equivalent)} equivalent, {len(left)} not killed")
     return int(bool(left))
 
 
-def _known(path: Path, every: list[Mutant]) -> dict[str, str]:
-    """Outcomes of an earlier run, for mutants that still exist by name."""
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["mutants"] if path.exists() else []
-    names = {mutant.name for mutant in every}
-    return {row["mutant"]: row["outcome"] for row in rows if row["mutant"] in names}
+def _known(path: Path, version: str) -> dict[str, str]:
+    """Outcomes of an earlier run on the same source."""
+    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    if content.get("source") != version:
+        return {}
+    return {row["mutant"]: row["outcome"] for row in content["mutants"]}
 
 
 def _equivalent(module: str) -> dict[str, str]:
@@ -187,7 +191,7 @@ def _equivalent(module: str) -> dict[str, str]:
     return listed.get(module, {})
 
 
-def _write(path: Path, every: list[Mutant], outcomes: dict[str, str], equivalent: dict[str, str]) -> None:
+def _write(path: Path, version: str, every: list[Mutant], outcomes: dict[str, str], equivalent: dict[str, str]) -> None:
     """One line per mutant, in the order of the source."""
     rows = []
     for mutant in every:
@@ -197,7 +201,7 @@ def _write(path: Path, every: list[Mutant], outcomes: dict[str, str], equivalent
     kinds = [row["outcome"].split()[0].rstrip(":") for row in rows]
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    path.write_text(f'{{\n "counts": {json.dumps(counts)},\n "mutants": [\n{lines}\n ]\n}}\n')
+    path.write_text(f'{{\n "source": "{version}",\n "counts": {json.dumps(counts)},\n "mutants": [\n{lines}\n ]\n}}\n')
 
 
 if __name__ == "__main__":
