@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = r"(?<![\w.])/(?:work|root|home(?!/me\b)|tmp)/\w"
+FOLDERS = r"(?<![\w.])/(?:work|root|home|tmp)/\w"
 MACHINE = re.compile(rf"{FOLDERS}|\b(?:pypi|npmjs|pythonhosted)\.org\b|\blocalhost\b")
 TEXT = {".py", ".md", ".toml", ".csv", ".json", ".yml", ".svg", ""}
 
