@@ -6,6 +6,7 @@ dtypes, for registered scalers and for other devices it names `eager`.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -16,8 +17,6 @@ from backends.contract import BackendUnavailableError, Gradients, Scaler
 
 DEVICES = ("cpu", "cuda")
 """Device types that it has kernels for; each has a module of its name."""
-
-_modules: dict[str, ModuleType] = {}
 
 
 def codes(x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None) -> Tensor:
@@ -75,12 +74,14 @@ def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None
 
 
 def _module(x: Tensor) -> ModuleType:
-    """The kernels for the device of x, imported when first needed."""
-    device = x.device.type
-    try:
-        return _modules[device]
-    except KeyError:
-        if device not in DEVICES:
-            message = f"backend 'fused' computes on {' and '.join(DEVICES)}, not on {device}: ask for 'eager'"
-            raise BackendUnavailableError(message) from None
-        return _modules.setdefault(device, import_module(f"backends.fused.{device}"))
+    """The kernels for the device of x."""
+    return _kernels(x.device.type)
+
+
+@cache
+def _kernels(device: str) -> ModuleType:
+    """Imported when first needed."""
+    if device not in DEVICES:
+        message = f"backend 'fused' computes on {' and '.join(DEVICES)}, not on {device}: ask for 'eager'"
+        raise BackendUnavailableError(message)
+    return import_module(f"backends.fused.{device}")

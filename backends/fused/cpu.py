@@ -41,6 +41,8 @@ NARROWEST_ROW = 256
 """Elements of a row with a grid per element, at least: shorter ones are repeated."""
 MOST_BLOCKS_OF_ROWS = 64
 """Each of them keeps sums per element of a row."""
+CERTAIN_CODE = LARGEST_CODE / 2
+"""A bound of fewer steps than this is allowed, whatever rounding to float32 does to it."""
 
 _KINDS = {
     "ste": loops.STE,
@@ -56,9 +58,10 @@ _KINDS = {
 
 def codes(x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None) -> Tensor:
     """`rint(clip(x, lower, upper) / step)` as int32; see `backends.fused.codes`."""
+    storage = _storage(x)
     work = _prepare(x, step, lower, upper, axis)
     result = torch.empty_like(work.x, dtype=torch.int32)
-    work.run(("elementwise", _storage(x), np.int32, work.split.spread), result)
+    work.run(loops.loop("elementwise", storage, np.int32, work.split.spread), result)
     return result
 
 
@@ -69,7 +72,7 @@ def forward(
     storage = _storage(x)
     work = _prepare(x, step, lower, upper, axis)
     result = _destination(work.x, out)
-    work.run(("elementwise", storage, storage, work.split.spread), result)
+    work.run(loops.loop("elementwise", storage, storage, work.split.spread), result)
     return _delivered(result, out)
 
 
@@ -87,28 +90,31 @@ def backward(
 ) -> Gradients:
     """The four gradients; see `backends.fused.backward`."""
     storage = _storage(x)
-    check_like("grad", grad, x)
-    check_noise(scaler, noise, grad.shape)
     kind, factor, alpha = _constants(scaler)
+    if grad.shape != x.shape:
+        check_like("grad", grad, x)
+    if noise is not None or kind == loops.RANDOM:
+        check_noise(scaler, noise, x.shape)
     if grad.dtype != x.dtype:
         wide = backward(grad.float(), x.float(), step, lower, upper, scaler=scaler, axis=axis, noise=noise)
-        result = _destination(x, out)
-        return wide._replace(x=_delivered(result.copy_(wide.x), out))
+        return wide._replace(x=_delivered(_destination(x, out).copy_(wide.x), out))
     work = _prepare(x, step, lower, upper, axis)
     split, result = work.split, _destination(work.x, out)
-    partial = torch.empty(3 * split.fold_outer * split.channels * split.fold_inner, dtype=torch.float64)
     sums = torch.empty(3 if split.channels == 1 else 3 + 3 * split.channels)
+    alone = split.blocks == 1 and not split.spread
+    partial = None if alone else torch.empty(split.partial, dtype=torch.float64)
     work.run(
-        ("backward_by_column" if split.spread else "backward", storage, kind),
+        loops.loop("backward_by_column" if split.spread else "backward", storage, kind),
         result,
         _laid_out_like(work.x, grad),
         None if noise is None else _laid_out_like(work.x, noise.float()),
-        partial,
         sums,
+        partial,
         factor,
         alpha,
     )
-    loops.loop("fold").run(_job.address)
+    if partial is not None:
+        loops.loop("fold").run(_job.address)
     shaped = sums.unbind() if work.grids is None else _shaped(sums, split.channels, (step, lower, upper))
     return Gradients(_delivered(result, out), *shaped)
 
@@ -122,50 +128,51 @@ def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None
     work = _Work(error.detach().float().expand_as(g).contiguous(), _split(1, 1, g.numel()), None, (0.0, 0.0, 0.0))
     result = torch.empty_like(g)
     noise = None if noise is None else noise.float().contiguous()
-    work.run(("multipliers", kind), result, g, noise, factor=factor, alpha=alpha)
+    work.run(loops.loop("multipliers", kind), result, g, noise, factor=factor, alpha=alpha)
     return result.to(grad.dtype)
 
 
 class _Split(NamedTuple):
-    """How the elements are divided; the fields from `columns` on are those of a job."""
+    """How the elements are divided among the grids, and into blocks."""
 
     spread: bool
     """Whether each element of a row has a grid of its own."""
     repeats: int
     """How often the channels are repeated in a row."""
-    columns: int
-    length: int
-    block: int
-    per_length: int
-    blocks: int
-    claim: int
-    fold_outer: int
     channels: int
-    fold_inner: int
+    blocks: int
+    partial: int
+    """Sums of blocks."""
+    fields: bytes
+    """What a job says of it: its slots from `columns` on."""
 
 
 @lru_cache(maxsize=1024)
 def _split(outer: int, channels: int, inner: int) -> _Split:
-    """The division of [outer, channels, inner] elements, in the order of memory, into blocks."""
+    """The division of [outer, channels, inner] elements, in the order of memory."""
     elements = outer * channels * inner
-    if elements == 0 or channels == 1 or outer == 1 or inner >= SHORTEST_RUN:
+    spread = elements > 0 and channels > 1 and outer > 1 and inner < SHORTEST_RUN
+    if spread:
+        repeats = min(outer, -(-NARROWEST_ROW // (channels * inner)))
+        columns, length = repeats * channels * inner, elements
+        rows = -(-elements // columns)
+        block = columns * max(-(-BLOCK // columns), -(-rows // MOST_BLOCKS_OF_ROWS))
+        blocks = per_length = -(-elements // block)
+        outer = blocks * repeats
+    else:
         outer, length = (1, elements) if channels == 1 else (outer, inner)
-        per_length = -(-length // BLOCK)
-        claim = max(1, BLOCK // max(1, length))
+        repeats, columns, block = 1, channels, BLOCK
+        per_length = inner = -(-length // BLOCK)
         blocks = outer * channels * per_length
-        return _Split(False, 1, channels, length, BLOCK, per_length, blocks, claim, outer, channels, per_length)
-    repeats = min(outer, -(-NARROWEST_ROW // (channels * inner)))
-    columns = repeats * channels * inner
-    rows = -(-elements // columns)
-    block = columns * max(-(-BLOCK // columns), -(-rows // MOST_BLOCKS_OF_ROWS))
-    blocks = -(-elements // block)
-    return _Split(True, repeats, columns, elements, block, blocks, blocks, 1, blocks * repeats, channels, inner)
+    claim = max(1, BLOCK // max(1, min(block, length)))
+    fields = (columns, length, block, per_length, blocks, claim, outer, channels, inner)
+    return _Split(spread, repeats, channels, blocks, 3 * outer * channels * inner, struct.pack("=9q", *fields))
 
 
 class _Job(threading.local):
     """The memory of a thread's current job."""
 
-    LAYOUT = struct.Struct(f"={loops.SLOTS}q5f")
+    LAYOUT = struct.Struct("=9q72s5f")
     GRID = 8 * loops.SLOTS
     CONSTANTS = GRID + 12
 
@@ -175,6 +182,7 @@ class _Job(threading.local):
 
 
 _job = _Job()
+_fill = _Job.LAYOUT.pack_into
 
 
 class _Work(NamedTuple):
@@ -189,52 +197,52 @@ class _Work(NamedTuple):
 
     def run(
         self,
-        loop: tuple[Any, ...],
+        loop: loops.Loop,
         out: Tensor,
         grad: Tensor | None = None,
         noise: Tensor | None = None,
-        partial: Tensor | None = None,
         sums: Tensor | None = None,
+        partial: Tensor | None = None,
         factor: float = 0.0,
         alpha: float = 0.0,
     ) -> None:
         """Fill in the job, and run the loop on it."""
+        x, split, grids, grid = self
         address = _job.address
-        _Job.LAYOUT.pack_into(
+        _fill(
             _job.memory,
             0,
             0,
-            self.x.data_ptr(),
+            x.data_ptr(),
             0 if grad is None else grad.data_ptr(),
             0 if noise is None else noise.data_ptr(),
             out.data_ptr(),
-            address + _Job.GRID if self.grids is None else self.grids.data_ptr(),
+            address + _Job.GRID if grids is None else grids.data_ptr(),
             address + _Job.CONSTANTS,
             0 if partial is None else partial.data_ptr(),
             0 if sums is None else sums.data_ptr(),
-            *self.split[2:],
-            *self.grid,
+            split.fields,
+            *grid,
             factor,
             alpha,
         )
-        threads.run(loops.loop(*loop), address, self.x.numel())
+        threads.run(loop, address, x.numel())
 
 
 def _prepare(x: Tensor, step: Any, lower: Any, upper: Any, axis: int | None) -> _Work:
     """x and the parameters as the loops take them, checked (Q5-Q7)."""
-    order = _order(x)
+    order = range(x.ndim) if x.is_contiguous() else _order(x)
     dense = x.detach().contiguous() if order is None else x
-    shared = True
-    for value in (step, lower, upper):
-        if isinstance(value, Tensor):
-            shared = shared and not value.ndim
-            if not value.is_cpu:
-                raise ValueError(f"a parameter is on {value.device}, expected the device of x, {x.device}")
-    if shared:
-        if axis is not None:
-            check_axis(axis, x.shape)
-        return _Work(dense, _split(1, 1, x.numel()), None, _numbers(step, lower, upper))
-    return _prepare_channels(dense, list(order or range(x.ndim)), {"step": step, "lower": lower, "upper": upper}, axis)
+    tensors = [value for value in (step, lower, upper) if isinstance(value, Tensor)]
+    for value in tensors:
+        if not value.is_cpu:
+            raise ValueError(f"a parameter is on {value.device}, expected the device of x, {x.device}")
+    if tensors and any(value.ndim for value in tensors):
+        given = {"step": step, "lower": lower, "upper": upper}
+        return _prepare_channels(dense, list(range(x.ndim) if order is None else order), given, axis)
+    if axis is not None:
+        check_axis(axis, x.shape)
+    return _Work(dense, _split(1, 1, x.numel()), None, _numbers(step, lower, upper))
 
 
 def _prepare_channels(x: Tensor, order: list[int], given: dict[str, Any], axis: int | None) -> _Work:
@@ -256,11 +264,16 @@ def _prepare_channels(x: Tensor, order: list[int], given: dict[str, Any], axis: 
 
 def _numbers(step: Any, lower: Any, upper: Any) -> tuple[float, float, float]:
     """The parameters of one grid, checked."""
-    s, low, high = (value.item() if isinstance(value, Tensor) else float(value) for value in (step, lower, upper))
+    s, low, high = float(_read(step)), float(_read(lower)), float(_read(upper))
     # Only what lies far from every limit of Q6, rounding to float32 included, is spared the exact check.
-    if not (1e-30 < s < 1e30 and -1e30 < low <= 0 <= high < 1e30 and max(-low, high) < s * (LARGEST_CODE / 2)):
+    if not (1e-30 < s < 1e30 and -s * CERTAIN_CODE < low <= 0 <= high < s * CERTAIN_CODE):
         check_parameters(step=s, lower=low, upper=high)
     return s, low, high
+
+
+def _read(value: Any) -> Any:
+    """A number, or that of a 0-d tensor."""
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def _storage(x: Tensor) -> type:
@@ -290,10 +303,8 @@ def _constants(scaler: Scaler) -> tuple[int, float, float]:
     return kind, factor, alpha
 
 
-def _order(x: Tensor) -> list[int] | range | None:
+def _order(x: Tensor) -> list[int] | None:
     """The dimensions as they lie in memory, outermost first; None where x has gaps or overlaps."""
-    if x.is_contiguous():
-        return range(x.ndim)
     order = sorted(range(x.ndim), key=x.stride, reverse=True)
     expected = 1
     for dimension in reversed(order):

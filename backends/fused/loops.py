@@ -326,12 +326,15 @@ def _elementwise(storage: type, target: type, spread: bool) -> Callable:
 
 
 def _backward(storage: type, kind: int) -> Callable:
-    """dx, and of each block, which has one grid, the sums of the other gradients: by lanes, over runs in float64."""
+    """dx, and of each block, which has one grid, the sums of the other gradients: by lanes, over runs in float64.
+
+    The sums of an only block are the result."""
 
     def backward(address):
         job = _pointer(address, np.int64)
         x, grad, out = _pointer(job[X], storage), _pointer(job[GRAD], storage), _pointer(job[OUT], storage)
         noise, partial = _pointer(job[NOISE], np.float32), _pointer(job[PARTIAL], np.float64)
+        result = _pointer(job[RESULT], np.float32)
         grids, columns = _pointer(job[PARAMETERS], np.float32), job[COLUMNS]
         constants, blocks, lanes = _constants(job), job[BLOCKS], _lanes_on_stack()
         first, end = _claim(job)
@@ -360,7 +363,10 @@ def _backward(storage: type, kind: int) -> Callable:
                         of_step += lanes[lane]
                         of_lower += lanes[LANES + lane]
                         of_upper += lanes[2 * LANES + lane]
-                partial[block], partial[blocks + block], partial[2 * blocks + block] = of_step, of_lower, of_upper
+                if blocks == 1:
+                    result[0], result[1], result[2] = of_step, of_lower, of_upper
+                else:
+                    partial[block], partial[blocks + block], partial[2 * blocks + block] = of_step, of_lower, of_upper
             first, end = _claim(job)
 
     return backward
