@@ -55,7 +55,9 @@ STE, PBGS, EWGS, ACOS, TANH, INVTANH, RANDOM = range(7)
 LANES = 32
 RUN = 64 * LANES
 
-ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
+ZERO, ONE = np.float32(0), np.float32(1)
+LARGEST_EXPONENT = np.float32(18.5)
+"""exp(2|x|) of it and more make tanh(x) = 1."""
 _NAN_CODE = np.int32(NAN_CODE)
 
 _SIGNATURE = types.void(types.int64)
@@ -63,6 +65,8 @@ _OPTIONS: Any = {"error_model": "numpy"}
 """No fast mathematics: divisions stay divisions (Q1), sums keep their order."""
 
 _INLINED: Any = {"forceinline": True, **_OPTIONS}
+_CURVE: Any = {**_INLINED, "fastmath": {"contract"}}
+"""Within the approximations, and nowhere else, a product and a sum may become one operation, which rounds once."""
 
 
 @intrinsic
@@ -168,7 +172,7 @@ def _position(x, grid):
     return c / step
 
 
-@njit(**_INLINED)
+@njit(**_CURVE)
 def _sin_pi(e):
     """sin(pi * e) for |e| <= 0.5: pi * e + e**3 * P(e**2), P of least relative error; off by at most 2**-22 of it."""
     z = e * e
@@ -177,13 +181,14 @@ def _sin_pi(e):
     return e * (np.float32(np.pi) + z * p)
 
 
-@njit(**_INLINED)
+@njit(**_CURVE)
 def _tanh(x):
     """tanh(x) = (E - 1) / (E + 1), E = exp(2|x|) = 2**k * (1 + p), |log(1 + p)| <= log(2) / 2.
 
     E - 1 = 2**k * p + (2**k - 1) cancels nothing; p = expm1(r) by a polynomial. Off by at most 2**-22 of itself.
     """
-    y = np.minimum(TWO * abs(x), np.float32(18.5))  # from here on tanh is 1
+    y = abs(x) + abs(x)
+    y = y if y < LARGEST_EXPONENT else LARGEST_EXPONENT
     shifted = y * np.float32(1 / np.log(2)) + np.float32(1.5 * 2**23)  # k in the lowest bits
     k = shifted - np.float32(1.5 * 2**23)
     power = _from_bits((_bits(shifted) << np.uint32(23)) + np.uint32(0x3F800000))
@@ -194,7 +199,7 @@ def _tanh(x):
     return np.copysign((p + (power - ONE)) / (p + (power + ONE)), x)
 
 
-@njit(**_INLINED)
+@njit(**_CURVE)
 def _arctanh(x):
     """arctanh(x) for |x| < 1: half of log(p / q), p = 1 + |x|, q = 1 - |x|, p / q = 2**k * (1 + s) / (1 - s).
 
