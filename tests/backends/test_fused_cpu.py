@@ -73,8 +73,7 @@ class TestWhichPathRan:
         fused.multiplier(Scaler(name), g, x, noise)
         kind = getattr(loops, "RANDOM" if noise is not None else name.upper())
         assert ran == [
-            ("backward", np.float32, kind),
-            ("fold",),
+            ("backward", np.float32, kind),  # of one block, whose sums are the result
             ("backward_by_column", np.float32, kind),
             ("fold",),
             ("multipliers", kind),
