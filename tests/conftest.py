@@ -1,6 +1,7 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -32,6 +33,12 @@ def suite(tmp_path: Path) -> Callable[..., subprocess.Popen[str]]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_interrupts,
         )
 
     return start
+
+
+def _hear_interrupts() -> None:
+    """Ctrl-C works in the command as at a prompt, also where the tests themselves run deaf to it, in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

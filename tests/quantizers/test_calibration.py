@@ -56,6 +56,9 @@ class TestHistogram:
         assert found.largest.item() == (x.abs() if signed else x.clamp(min=0)).max().item()
         assert found.total.item() == n
 
+    def test_zeros_first_leave_the_narrow_bins_to_what_follows(self) -> None:
+        assert same(observed(torch.zeros(1), torch.tensor([0.25])), observed(torch.tensor([0.0, 0.25])))
+
     @given(
         st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40),
         st.lists(st.integers(0, 40), max_size=5),

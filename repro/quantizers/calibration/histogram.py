@@ -123,6 +123,7 @@ class Histogram:
         self.largest = torch.maximum(self.largest, largest)
         # largest = f 2^k with 1/2 <= f < 1, so that largest < 2^k = bins * 2^(k - log2 bins)
         needed = torch.frexp(self.largest).exponent.long() - (self.bins.bit_length() - 1)
+        needed = torch.where(self.largest > 0, needed, SMALLEST)  # frexp gives 0 the exponent 0
         doublings = (needed - self._exponent).clamp(min=0)
         if bool(doublings.any()):
             moved = torch.arange(self.bins, device=doublings.device) >> doublings.clamp(max=62)[:, None]
