@@ -11,7 +11,7 @@ REPRO := $(PYTHON) -m repro
 OPTIONS = --scale $(SCALE) $(if $(WORKERS),--workers $(WORKERS)) $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 STAMP := .venv/pyproject.toml
 
-.PHONY: help all test bench status lint clean environment
+.PHONY: help all test bench status lint clean environment distillation ptq size_latency
 
 help: ## this list
 	@echo "make table1 .. table4, figure2   run what has no record at a scale, and show published, committed and own values"
@@ -19,6 +19,9 @@ help: ## this list
 	@echo "Variables: SCALE=smoke|cpu|gpu|paper, WORKERS=n, SEEDS=n, ARGS='any other option', as in: make table1 SCALE=cpu WORKERS=2"
 
 table% figure%: environment
+	@$(REPRO) $@ $(OPTIONS)
+
+distillation ptq size_latency: environment
 	@$(REPRO) $@ $(OPTIONS)
 
 all: environment ## the same for every target
