@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from repro.adaptive.methods import BITS, FLOAT, METHODS, Method, Recipe
+from repro.adaptive.joint import JointStep, MixedStep
+from repro.adaptive.methods import BITS, FLOAT, Recipe, unit_of
 from repro.adaptive.settings import scale
 from repro.datasets import cifar10
 from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
 from repro.networks.resnet import ResNet18
-from repro.quantizers import PACT, DoReFaWeight
+from repro.networks.switchable import SwitchableBatchNorm2d, TransitionalBatchNorm2d
+from repro.quantizers import PACT, DoReFaWeight, SwitchablePACT
 from repro.targets import Context, Outcome, Unit
 from repro.training.batches import Batches
 from repro.training.distillation import training_step
@@ -34,27 +36,23 @@ FULL_PRECISION = frozenset({"conv1", "fc", "blocks.7.act2"})
 """Stem and classifier stay in full precision, and so does the activation between the last block and the pool."""
 
 
-def run(unit: Unit, context: Context, step_of: Callable[[nn.Module], Step] = training_step) -> Outcome:
+def run(unit: Unit, context: Context, step_of: Callable[[nn.Module], Step] | None = None) -> Outcome:
     """Run `unit` in `context.folder`, resuming what a killed run left there, and leave the network as its artefact.
 
-    `step_of(network)` is the step it is trained with, where it is trained: cross-entropy if not said otherwise.
+    `step_of(network)` is the step that a quantized network is trained with in place of its method's.
     """
-    settings: dict[str, Any] = scale(
-        **unit.settings
-    )  # defaults stand in for settings that this unit does not depend on
+    # Defaults stand in for settings that this unit does not depend on.
+    settings: dict[str, Any] = scale(**unit.settings)
     data = _Data(settings, context)
     if unit.name == FLOAT:
         network: nn.Module = float_network(settings, unit.seed).to(context.device)
-        history = _train(network, FLOAT_BITS, data, unit, context, _float_optimizer(network, settings), step_of)
-        return _finish(network, history, data, context)
-    method, bits = next((m, b) for m in METHODS.values() for name, b in m.units() if name == unit.name)
+        return _finish(network, _train_float(network, data, unit, context), data, context)
+    method, bits = unit_of(unit.name)
     assert method.recipe is not None
-    network = quantized_network(settings).to(context.device)
-    _start(network, method.recipe, context.inputs[method.recipe.start] / ARTEFACT, data)
+    network = _started(method.recipe, context.inputs[method.recipe.start] / ARTEFACT, data)
     if method.recipe.trained:
-        history = _train(network, bits[0], data, unit, context, _quantized_optimizer(network, settings), step_of)
-        return _finish(network, history, data, context)
-    return _measure(network, method, data, unit.seed, context)
+        return _finish(network, _train(network, method.recipe, bits, data, unit, context, step_of), data, context)
+    return _measure(network, method.recipe, data, unit.seed, context)
 
 
 class _Data:
@@ -81,24 +79,46 @@ def float_network(settings: Mapping[str, Any], seed: int) -> nn.Module:
     return network.to(memory_format=torch.channels_last)
 
 
-def quantized_network(settings: Mapping[str, Any]) -> nn.Module:
-    """The same network with DoReFa weights and PACT activations; its parameters are yet to be loaded."""
-    rule = LayerRule(
-        weight=lambda: DoReFaWeight(realign_in_graph=settings["realign_in_graph"]),
-        activation=lambda: PACT(alpha=settings["alpha_start"]),
-        keep=FULL_PRECISION,
-    )
-    return quantize(float_network(settings, seed=0), rule)
+def quantized(network: nn.Module, recipe: Recipe, settings: Mapping[str, Any]) -> nn.Module:
+    """Turn a float network, in place, into a quantized one with the clip levels and batch norms of a recipe."""
+
+    def activation() -> nn.Module:
+        return (
+            SwitchablePACT(BITS, settings["alpha_start"])
+            if recipe.clip == "per_bit"
+            else PACT(alpha=settings["alpha_start"])
+        )
+
+    def norm(float_norm: nn.BatchNorm2d) -> nn.Module:
+        match recipe.batch_norm:
+            case "per_bit":
+                return SwitchableBatchNorm2d(float_norm, BITS)
+            case "transitional":
+                return TransitionalBatchNorm2d(float_norm, BITS)
+            case _:
+                return float_norm
+
+    def weight() -> nn.Module:
+        return DoReFaWeight(realign_in_graph=settings["realign_in_graph"])
+
+    return quantize(network, LayerRule(weight, activation, FULL_PRECISION, norm))
 
 
-def _start(network: nn.Module, recipe: Recipe, artefact: Path, data: _Data) -> None:
-    """Load the network that a method starts from, and set the clip levels of one that has none."""
-    state = load(artefact, data.train.device)
-    missing = network.load_state_dict(state, strict=False)
-    if missing.unexpected_keys or any(not key.endswith(".alpha") for key in missing.missing_keys):
-        raise ValueError(f"{artefact} does not hold the network that this method starts from: {missing}")
-    if recipe.clip == "percentile":
-        set_alpha_at_percentile(network, data.train, data.settings["alpha_percentile"], data.settings["alpha_images"])
+def _started(recipe: Recipe, artefact: Path, data: _Data) -> nn.Module:
+    """The quantized network of a recipe, as it starts."""
+    settings, device = data.settings, data.train.device
+    network = float_network(settings, seed=0)
+    if recipe.start == FLOAT:
+        network.load_state_dict(load(artefact))
+        network = quantized(network, recipe, settings).to(device)
+        if recipe.clip == "percentile":
+            set_alpha_at_percentile(network, data.train, settings["alpha_percentile"], settings["alpha_images"])
+        return network
+    start = unit_of(recipe.start)[0].recipe
+    assert start is not None
+    network = quantized(network, start, settings).to(device)
+    network.load_state_dict(load(artefact))
+    return network
 
 
 @torch.inference_mode()
@@ -126,24 +146,68 @@ def set_alpha_at_percentile(network: nn.Module, batches: Batches, percentile: fl
         module.keep_alpha_positive()
 
 
-def _float_optimizer(network: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
+def _train_float(network: nn.Module, data: _Data, unit: Unit, context: Context) -> History:
+    settings = data.settings
+    optimizer = torch.optim.SGD(
         network.parameters(),
         lr=settings["fp32_lr"],
         momentum=settings["momentum"],
         weight_decay=settings["weight_decay"],
     )
+    training = _training(network, optimizer, settings["fp32_epochs"], data, unit, context)
+    return training.run(
+        training_step(network), lambda: {str(FLOAT_BITS): correct(network, data.test)}, context.progress
+    )
 
 
-def _quantized_optimizer(network: nn.Module, settings: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """SGD with learning rates of their own for quantized weights and for clip levels, which stay positive."""
+def _train(
+    network: nn.Module,
+    recipe: Recipe,
+    widths: Sequence[int],
+    data: _Data,
+    unit: Unit,
+    context: Context,
+    step_of: Callable[[nn.Module], Step] | None,
+) -> History:
+    """Train a quantized network at its bit-widths, and evaluate it at each after every epoch."""
+    settings = data.settings
+    training = _training(
+        network, quantized_optimizer(network, settings, len(widths)), settings["epochs"], data, unit, context
+    )
+    step: Step
+    set_bits(network, widths[0])
+    if step_of:
+        step = step_of(network)
+    elif recipe.random_bits:
+        step = MixedStep(network, widths, settings, training.steps, unit.seed)
+    else:
+        step = JointStep(network, widths, recipe, settings, training.steps, unit.seed)
+
+    def evaluate() -> dict[str, np.ndarray]:
+        return {str(bits): _correct_at(network, bits, data) for bits in widths}
+
+    return training.run(step, evaluate, context.progress)
+
+
+def _training(
+    network: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, data: _Data, unit: Unit, context: Context
+) -> Training:
+    checkpoint = context.folder / CHECKPOINT
+    return Training(network, optimizer, data.train, seed=unit.seed, epochs=epochs, checkpoint=checkpoint)
+
+
+def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], widths: int) -> torch.optim.Optimizer:
+    """SGD with learning rates of their own for quantized weights and for clip levels, which stay positive.
+
+    The weights' is divided by the number of bit-widths, whose gradients are summed.
+    """
     levels = [module for module in network.modules() if isinstance(module, PACT)]
     own: dict[torch.Tensor, str] = {module.alpha: "alpha" for module in levels}
     own |= {module.weight: "weight" for module in network.modules() if isinstance(module, QuantizedConv2d)}
     groups = [
         {
             "params": [parameter for parameter in network.parameters() if own.get(parameter, "") == kind],
-            "lr": settings[f"{kind}_lr" if kind else "lr"],
+            "lr": settings[f"{kind}_lr" if kind else "lr"] / (widths if kind == "weight" else 1),
             "weight_decay": settings["alpha_weight_decay" if kind == "alpha" else "weight_decay"],
         }
         for kind in ("", "weight", "alpha")
@@ -158,26 +222,9 @@ def _quantized_optimizer(network: nn.Module, settings: Mapping[str, Any]) -> tor
     return optimizer
 
 
-def _train(
-    network: nn.Module,
-    bits: int,
-    data: _Data,
-    unit: Unit,
-    context: Context,
-    optimizer: torch.optim.Optimizer,
-    step_of: Callable[[nn.Module], Step],
-) -> History:
-    """Train at one bit-width."""
-    set_bits(network, None if bits == FLOAT_BITS else bits)
-    training = Training(
-        network,
-        optimizer,
-        data.train,
-        seed=unit.seed,
-        epochs=data.settings["fp32_epochs" if unit.name == FLOAT else "epochs"],
-        checkpoint=context.folder / CHECKPOINT,
-    )
-    return training.run(step_of(network), lambda: {str(bits): correct(network, data.test)}, context.progress)
+def _correct_at(network: nn.Module, bits: int, data: _Data) -> np.ndarray:
+    set_bits(network, bits)
+    return correct(network, data.test)
 
 
 def _finish(network: nn.Module, history: History, data: _Data, context: Context) -> Outcome:
@@ -191,16 +238,15 @@ def _finish(network: nn.Module, history: History, data: _Data, context: Context)
     )
 
 
-def _measure(network: nn.Module, method: Method, data: _Data, seed: int, context: Context) -> Outcome:
+def _measure(network: nn.Module, recipe: Recipe, data: _Data, seed: int, context: Context) -> Outcome:
     """Evaluate an untrained method at every bit-width, with statistics as they are or calibrated for each."""
-    assert method.recipe is not None
     hits: dict[str, np.ndarray] = {}
     for done, bits in enumerate(BITS):
         context.progress(done, len(BITS), f"{bits} bits")
         candidate = copy.deepcopy(network)
         set_bits(candidate, bits)
-        if method.recipe.batch_norm == "calibrated":
+        if recipe.batch_norm == "calibrated":
             calibrate_batch_norm(candidate, data.calibration(seed))
-        hits[str(bits)] = correct(candidate, data.test)
+        hits[str(bits)] = _correct_at(candidate, bits, data)
     values = {column: top1(hit) for column, hit in hits.items()}
     return Outcome(values=values, best=values, correct=hits, curve=[], images=len(BITS) * len(data.test.images))

@@ -65,15 +65,13 @@ def _bold(printed: PublishedTable, method: str, column: str, cell: Printed) -> s
 
 
 def _ours(printed: PublishedTable, runs: Measured, method: str) -> list[str]:
-    state, reason = runs.state(method)
-    if METHODS[method].recipe is None:
-        return [f"{state} ({reason})", *[""] * len(printed.bits)]
     seeds = [list(runs.accuracy(method, bits).values()) for bits in printed.bits]
+    if not any(seeds):
+        state, reason = runs.state(method)
+        return [f"{state} ({reason})", *[""] * len(printed.bits)]
     delta = runs.delta_b(method)
-    return [
-        *(_mean(*mean_sd(values)) if values else "–" for values in seeds),
-        _mean(delta.estimate, delta.sd) if delta else "–",
-    ]
+    cells = [_mean(*mean_sd(values)) if values else "–" for values in seeds]
+    return [*cells, _mean(delta.estimate, delta.sd) if delta else "–"]
 
 
 def _mean(mean: float, sd: float | None) -> str:

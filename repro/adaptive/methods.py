@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 BITS = (8, 6, 4, 2)
 INDIVIDUAL = "individual"
@@ -18,16 +18,25 @@ class Recipe:
         start: the unit whose network this method starts from.
         trained: whether it is trained further, quantized.
         per_bit: whether each bit-width has a network, and so a unit, of its own.
-        clip: clip levels alpha: `learned` in training, `percentile` of the float network's activations, or those of
-            the `start`.
-        batch_norm: statistics are its `own` from training, those of the `start`, or `calibrated` per bit-width.
+        clip: clip levels alpha: learned, one (`shared`) or one `per_bit`; a `percentile` of the float network's
+            activations; or those of the `start`.
+        batch_norm: learned, `shared`, `per_bit` or per pair of bit-widths (`transitional`); that of the `start`; or
+            `calibrated` for each bit-width.
+        soft_target: who teaches a bit-width (`repro.adaptive.teachers`), if anybody.
+        hard_target: whether a taught bit-width learns from the labels too.
+        swapped: whether blocks of the student give way to the teacher's.
+        random_bits: whether passes are at random bit-widths instead of at each.
     """
 
     start: str
-    trained: bool
-    per_bit: bool
-    clip: Literal["learned", "percentile", "start"]
-    batch_norm: Literal["own", "start", "calibrated"]
+    trained: bool = True
+    per_bit: bool = False
+    clip: Literal["shared", "per_bit", "percentile", "start"] = "per_bit"
+    batch_norm: Literal["shared", "per_bit", "transitional", "start", "calibrated"] = "per_bit"
+    soft_target: Literal["next_higher", "highest", "nearest", "random", "selected"] | None = None
+    hard_target: bool = True
+    swapped: bool = False
+    random_bits: bool = False
 
 
 @dataclass(frozen=True)
@@ -57,17 +66,31 @@ class Method:
         return ((self.name, BITS),)
 
 
+_FROM_FLOAT: dict[str, Any] = {"start": FLOAT, "trained": False, "clip": "percentile"}
+_FROM_8_BIT: dict[str, Any] = {"start": "individual_8", "trained": False, "clip": "start"}
 _ROWS = (
-    Method(INDIVIDUAL, "Individual", Recipe(FLOAT, True, True, "learned", "own")),
-    Method("dq32", "DQ (32 bit)", Recipe(FLOAT, False, False, "percentile", "start")),
-    Method("dq8", "DQ (8 bit)", Recipe("individual_8", False, False, "start", "start")),
-    Method("dq32_bn_calib", "DQ (32 bit) + BN calibration", Recipe(FLOAT, False, False, "percentile", "calibrated")),
-    Method("dq8_bn_calib", "DQ (8 bit) + BN calibration", Recipe("individual_8", False, False, "start", "calibrated")),
-    Method("joint", "Joint quantization"),
-    Method("switchable_bn", "Switchable BN"),
-    Method("adabits", "AdaBits"),
-    Method("any_precision", "Any Precision"),
-    Method("bit_mixer", "Bit-Mixer"),
-    Method("coquant", "CoQuant"),
+    Method(INDIVIDUAL, "Individual", Recipe(FLOAT, per_bit=True, clip="shared", batch_norm="shared")),
+    Method("dq32", "DQ (32 bit)", Recipe(**_FROM_FLOAT, batch_norm="start")),
+    Method("dq8", "DQ (8 bit)", Recipe(**_FROM_8_BIT, batch_norm="start")),
+    Method("dq32_bn_calib", "DQ (32 bit) + BN calibration", Recipe(**_FROM_FLOAT, batch_norm="calibrated")),
+    Method("dq8_bn_calib", "DQ (8 bit) + BN calibration", Recipe(**_FROM_8_BIT, batch_norm="calibrated")),
+    Method("joint", "Joint quantization", Recipe(FLOAT, clip="shared", batch_norm="shared")),
+    Method("switchable_bn", "Switchable BN", Recipe(FLOAT, clip="shared")),
+    Method("adabits", "AdaBits", Recipe(FLOAT)),
+    Method(
+        "any_precision", "Any Precision", Recipe(FLOAT, clip="shared", soft_target="next_higher", hard_target=False)
+    ),
+    Method("bit_mixer", "Bit-Mixer", Recipe(FLOAT, batch_norm="transitional", random_bits=True)),
+    Method("coquant", "CoQuant", Recipe(FLOAT, soft_target="selected", swapped=True)),
 )
 METHODS = {method.name: method for method in _ROWS}
+
+
+def unit_of(name: str) -> tuple[Method, tuple[int, ...]]:
+    """The method that a unit measures, and the bit-widths at which it does. Raises `KeyError` for another name.
+
+    >>> method, bits = unit_of("individual_4")
+    >>> method.label, bits
+    ('Individual', (4,))
+    """
+    return {unit: (method, bits) for method in METHODS.values() for unit, bits in method.units()}[name]

@@ -49,6 +49,13 @@ _ALL = (
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
     Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0, 6e-2 at low bits"),
     Setting("realign_in_graph", False, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "they are"),
+    Setting("lambda_end", 0.02, 0, 1e3, "CoQuant: weight of nearness in teacher selection, from 0 to this", "1"),
+    Setting("soft_weight", 1.0, 0, 100, "weight of the soft target's cross-entropy"),
+    Setting("temperature", 1.0, 0.01, 100, "of the soft target"),
+    Setting("swap_start", 0.1, 0, 1, "CoQuant: probability that a block is the student's, from this to 1", ".5"),
+    Setting("swap_by_depth", True, 0, 1, "CoQuant: early blocks use the teacher more, linear in their index", "alike"),
+    Setting("swap_trains_teacher", False, 0, 1, "CoQuant: swapped blocks learn from the student's loss", "they do"),
+    Setting("mixer_uniform", 0.5, 0, 1, "Bit-Mixer: first part of training, one bit-width for all layers"),
     Setting("alpha_percentile", 99.9, 0, 100, "DQ (32 bit): clip level, of each activation", "100 (the maximum)"),
     Setting("alpha_images", 1000, 1, 50_000, "DQ (32 bit): training images that set clip levels"),
     Setting("bn_images", 10_000, 1, 50_000, "BN calibration: training images, statistics averaged over batches"),
@@ -60,6 +67,10 @@ START = ("width", "stem_stride", "train_images", "test_images", "batch", "moment
 """Settings that the FP32 start depends on."""
 TRAINED = ("epochs", "lr", "weight_lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph")
 """Settings of quantized training, beside those of its start."""
+SOFT_TARGET = ("soft_weight", "temperature")
+SELECTED = ("lambda_end",)
+SWAPPED = ("swap_start", "swap_by_depth", "swap_trains_teacher")
+RANDOM_BITS = ("mixer_uniform",)
 PERCENTILE = ("alpha_percentile", "alpha_images")
 CALIBRATED = ("bn_images", "bn_augmented")
 

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from repro.adaptive import claims, layout
 from repro.adaptive.methods import FLOAT, METHODS, Method
-from repro.adaptive.settings import CALIBRATED, PERCENTILE, START, TRAINED, check
+from repro.adaptive.settings import (
+    CALIBRATED,
+    PERCENTILE,
+    RANDOM_BITS,
+    SELECTED,
+    SOFT_TARGET,
+    START,
+    SWAPPED,
+    TRAINED,
+    check,
+)
 from repro.evidence.claims import Row
 from repro.evidence.files import write_text
 from repro.evidence.records import Evidence
@@ -81,13 +91,17 @@ class AdaptiveTable:
         return layout.page(self.title, self.published, sources, self.rows(committed))
 
 
-def _own_settings(method: Method) -> tuple[str, ...]:
-    assert method.recipe is not None
-    own: tuple[str, ...] = ()
-    if method.recipe.trained:
-        own += TRAINED
-    if method.recipe.clip == "percentile":
-        own += PERCENTILE
-    if method.recipe.batch_norm == "calibrated":
-        own += CALIBRATED
-    return own
+def _own_settings(method: Method) -> Iterator[str]:
+    """Settings that a method depends on beside those of its start."""
+    recipe = method.recipe
+    assert recipe is not None
+    groups = {
+        TRAINED: recipe.trained,
+        SOFT_TARGET: recipe.soft_target is not None,
+        SELECTED: recipe.soft_target == "selected",
+        SWAPPED: recipe.swapped,
+        RANDOM_BITS: recipe.random_bits,
+        PERCENTILE: recipe.clip == "percentile",
+        CALIBRATED: recipe.batch_norm == "calibrated",
+    }
+    return (name for group, wanted in groups.items() if wanted for name in group)

@@ -30,12 +30,14 @@ class LayerRule:
     """Which layers become quantized, and by what.
 
     Every convolution gets its own `weight()` and every ReLU is replaced by its own `activation()`, but for the modules
-    whose dotted name is in `keep`, which stay in full precision.
+    whose dotted name is in `keep`, which stay in full precision. Every batch norm becomes `norm(batch norm)`; the
+    default leaves it as it is.
     """
 
     weight: Callable[[], nn.Module]
     activation: Callable[[], nn.Module]
     keep: frozenset[str] = frozenset()
+    norm: Callable[[nn.BatchNorm2d], nn.Module] = lambda norm: norm
 
 
 def quantize(network: nn.Module, rule: LayerRule) -> nn.Module:
@@ -59,11 +61,14 @@ def quantize(network: nn.Module, rule: LayerRule) -> nn.Module:
             network.set_submodule(name, QuantizedConv2d(module, rule.weight()))
         elif isinstance(module, nn.ReLU):
             network.set_submodule(name, rule.activation())
+        elif isinstance(module, nn.BatchNorm2d):
+            network.set_submodule(name, rule.norm(module))
     return network
 
 
 def set_bits(network: nn.Module, bits: int | None) -> None:
-    """Switch every quantizer of `network` to `bits`, in place; None is full precision."""
+    """Switch every quantizer and batch norm of `network` to `bits`, in place; None is full precision."""
     for module in network.modules():
-        if hasattr(module, "bits"):
-            setattr(module, "bits", bits)  # noqa: B010 - a plain attribute, where torch's annotations expect a tensor
+        for state in ("bits", "previous"):
+            if hasattr(module, state):
+                setattr(module, state, bits)

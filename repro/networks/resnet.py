@@ -69,6 +69,23 @@ class ResNet18(nn.Module):
         x = self.blocks(self.act1(self.bn1(self.conv1(x))))
         return self.fc(self.pool(x).flatten(1))
 
+    def layers(self) -> list[list[nn.Module]]:
+        """Modules that share a bit-width when each layer has its own, in order: input quantizer, convolutions, norms.
+
+        The stem's batch norm belongs to the first layer, whose input it makes.
+
+        >>> len(ResNet18(width=4).layers())
+        16
+        """
+        found: list[list[nn.Module]] = []
+        incoming: list[nn.Module] = [self.bn1, self.act1]
+        for block in self.blocks:
+            assert isinstance(block, BasicBlock)
+            found.append([*incoming, block.conv1, block.bn1, block.shortcut])
+            found.append([block.act1, block.conv2, block.bn2])
+            incoming = [block.act2]
+        return found
+
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

@@ -1,6 +1,6 @@
 """Quantizers as torch modules over `backends.autograd`: each has `bits`, switched in place; None is full precision."""
 
 from repro.quantizers.dorefa import DoReFaWeight
-from repro.quantizers.pact import PACT
+from repro.quantizers.pact import PACT, SwitchablePACT
 
-__all__ = ["PACT", "DoReFaWeight"]
+__all__ = ["PACT", "DoReFaWeight", "SwitchablePACT"]

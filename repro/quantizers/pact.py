@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -52,3 +54,21 @@ class PACT(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
+
+
+class SwitchablePACT(nn.Module):
+    """PACT with a clip level of its own for each bit-width: `bits` says which one works and learns.
+
+    >>> pact = SwitchablePACT((8, 2), alpha=3.0)
+    >>> pact.bits = 2
+    >>> pact(torch.tensor([-1.0, 0.4, 1.6, 5.0])).tolist()
+    [0.0, 0.0, 2.0, 3.0]
+    """
+
+    def __init__(self, widths: Sequence[int], alpha: float = 2.0, scaler: Scaler = Scaler("ste")) -> None:  # noqa: B008
+        super().__init__()
+        self.bits = widths[0]
+        self.levels = nn.ModuleDict({str(bits): PACT(bits, alpha, scaler) for bits in widths})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.levels[str(self.bits)](x)

@@ -111,7 +111,7 @@ def training_step(network: nn.Module, teacher: nn.Module | None = None, loss: Di
     parameters nor its running statistics change. `loss` is by default `Distillation()`.
 
     >>> network, teacher = nn.Linear(2, 3), nn.Linear(2, 3)
-    >>> value = training_step(network, teacher)(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]))
+    >>> value = training_step(network, teacher)(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]), 0)
     >>> network.weight.grad is not None, teacher.weight.grad is None
     (True, True)
     """
@@ -119,7 +119,7 @@ def training_step(network: nn.Module, teacher: nn.Module | None = None, loss: Di
     if teacher is not None:
         teacher.eval()
 
-    def step(images: Tensor, labels: Tensor) -> float:
+    def step(images: Tensor, labels: Tensor, number: int) -> float:
         logits = network(images)
         if teacher is None:
             value = F.cross_entropy(logits, labels)

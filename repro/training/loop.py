@@ -19,8 +19,8 @@ from repro.training.evaluate import top1
 
 CHECKPOINT_SECONDS = 30.0
 
-Step = Callable[[Tensor, Tensor], float]
-"""Forward and backward passes of one batch (images, labels), gradients accumulated: the loss."""
+Step = Callable[[Tensor, Tensor, int], float]
+"""Forward and backward passes of one batch (images, labels, number of the step), gradients accumulated: the loss."""
 Evaluate = Callable[[], dict[str, np.ndarray]]
 """Correctness of every test image, by column."""
 
@@ -92,8 +92,8 @@ class Training:
         self.seed, self.epochs, self.checkpoint = seed, epochs, checkpoint
         self.step, self.loss_sum = 0, 0.0
         self.history = History()
-        steps = epochs * len(batches)
-        self.schedule = LambdaLR(optimizer, lambda step: cosine(step, steps))
+        self.steps = epochs * len(batches)
+        self.schedule = LambdaLR(optimizer, lambda step: cosine(step, self.steps))
         if checkpoint.exists():
             self._restore(load(checkpoint, batches.device))
 
@@ -105,14 +105,14 @@ class Training:
             self.network.train()
             for images, labels in self.batches.training(self.seed, epoch, self.step % length):
                 self.optimizer.zero_grad(set_to_none=True)
-                self.loss_sum += train(images, labels)
+                self.loss_sum += train(images, labels, self.step)
                 self.optimizer.step()
                 self.schedule.step()
                 self.step += 1
                 if self.step % length and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self._save()
                     saved = time.monotonic()
-                progress(self.step, self.epochs * length, self._note())
+                progress(self.step, self.steps, self._note())
             self.history.add(self.loss_sum / length, evaluate())
             self.loss_sum = 0.0
             self._save()

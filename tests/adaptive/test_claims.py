@@ -9,6 +9,7 @@ import pytest
 
 from repro import targets
 from repro.adaptive.claims import Arithmetic, Measured, patterns, printed_cells, rows
+from repro.adaptive.methods import unit_of
 from repro.evidence.claims import equivalence_margin, judge_print
 from repro.evidence.preregistration import preregistered
 from repro.evidence.records import Evidence, Record, Store, pack
@@ -86,7 +87,9 @@ def evidence(tmp_path, scale: str = "cpu", seeds: int = 3) -> Evidence:
     target, store = targets.get("table1"), Store(tmp_path)
     hits = pack(np.zeros(8, bool))
     for unit in planned(target, scale, seeds):
-        widths = ["8", "6", "4", "2"] if unit.name.startswith("dq") else [unit.name.rpartition("_")[2]]
+        if unit.name == "fp32":
+            continue
+        widths = [str(bits) for bits in unit_of(unit.name)[1]]
         base = 10.0 if unit.name == "dq32" else 90.0
         values = {w: base + 0.1 * unit.seed - (10.0 if w == "2" and base > 10 else 0) for w in widths}
         store.write(
@@ -123,10 +126,12 @@ def test_our_delta_b_is_that_of_the_seed_means(tmp_path) -> None:
     assert find(evidence(tmp_path / "b"), "delta_b", "dq8", "delta_b").ours == pytest.approx(100)
 
 
-def test_a_method_that_is_not_built_is_missing_without_a_verdict(tmp_path) -> None:
-    for column in ("8", "6", "4", "2"):
-        row = find(evidence(tmp_path), "top1", "coquant", column)
-        assert (row.ours, row.verdict, row.state, row.reason) == (None, "", "missing", "not built yet")
+def test_a_table_that_is_not_trained_yet_is_missing_without_a_verdict(tmp_path) -> None:
+    found = [
+        row for row in targets.get("table3").rows(gather(targets.get("table3"), Store(tmp_path))) if row.claim == "top1"
+    ]
+    assert len(found) == 44
+    assert {(row.ours, row.verdict, row.state, row.reason) for row in found} == {(None, "", "missing", "not built yet")}
 
 
 def test_fewer_seeds_than_planned_show_as_missing(tmp_path) -> None:

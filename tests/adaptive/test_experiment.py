@@ -11,6 +11,7 @@ import torch
 
 from repro import targets
 from repro.adaptive import experiment
+from repro.adaptive.methods import METHODS
 from repro.adaptive.settings import scale
 from repro.datasets.cifar10 import CIFAR10
 from repro.networks.quantize import set_bits
@@ -126,7 +127,7 @@ def test_calibration_sees_training_images_as_training_or_as_stored(augmented: bo
 
 def test_clip_levels_at_a_percentile_of_the_float_activations(tmp_path: Path) -> None:
     """At 100 % the first clip level is the largest activation behind the stem, averaged over batches."""
-    network = experiment.quantized_network(SETTINGS)
+    network = experiment.quantized(experiment.float_network(SETTINGS, 0), METHODS["dq32"].recipe, SETTINGS)
     data = experiment.cifar10.load("train", None)
     batches = Batches(data.images[:32], data.labels[:32], 16)
     experiment.set_alpha_at_percentile(network, batches, 100.0, 32)

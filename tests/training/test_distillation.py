@@ -127,7 +127,7 @@ class TestStep:
         one, other = self.network(0), self.network(0)
         loss = F.cross_entropy(other(self.IMAGES), self.LABELS)
         loss.backward()
-        assert training_step(one)(self.IMAGES, self.LABELS) == loss.item()
+        assert training_step(one)(self.IMAGES, self.LABELS, 0) == loss.item()
         for mine, its in zip(one.parameters(), other.parameters(), strict=True):
             assert torch.equal(mine.grad, its.grad)
 
@@ -135,7 +135,7 @@ class TestStep:
         network, teacher = self.network(0), self.network(1)
         before = {key: value.clone() for key, value in teacher.state_dict().items()}
         step = training_step(network, teacher, Distillation(0.3, 0.7, 2.0))
-        found = step(self.IMAGES, self.LABELS)
+        found = step(self.IMAGES, self.LABELS, 0)
         assert not teacher.training
         assert all(parameter.grad is None for parameter in teacher.parameters())
         assert all(torch.equal(before[key], value) for key, value in teacher.state_dict().items())
@@ -150,7 +150,7 @@ class TestStep:
         losses = []
         for _ in range(40):
             optimizer.zero_grad()
-            losses.append(step(self.IMAGES, self.LABELS))
+            losses.append(step(self.IMAGES, self.LABELS, 0))
             optimizer.step()
         assert losses[-1] < 0.1 * losses[0]
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from repro.training import loop
 from repro.training.batches import Batches
+from repro.training.distillation import training_step
 from repro.training.evaluate import calibrate_batch_norm, correct
 from repro.training.loop import History, Training
 from repro.training.streams import torch_seeded
@@ -29,17 +29,12 @@ def train(checkpoint: Path, stop_at: int | None = None) -> tuple[History, dict]:
         network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
 
-    def step(x: torch.Tensor, y: torch.Tensor) -> float:
-        loss = F.cross_entropy(network(x), y)
-        loss.backward()
-        return loss.item()
-
     def progress(done: int, total: int, note: str) -> None:
         if done == stop_at:
             raise KilledError
 
     training = Training(network, optimizer, data(), seed=5, epochs=3, checkpoint=checkpoint)
-    history = training.run(step, lambda: {"32": correct(network, data())}, progress)
+    history = training.run(training_step(network), lambda: {"32": correct(network, data())}, progress)
     return history, network.state_dict()
 
 
@@ -72,7 +67,7 @@ def test_learning_rate_follows_the_cosine_to_zero(tmp_path: Path) -> None:
     rates = []
     training = Training(network, optimizer, data(), seed=0, epochs=2, checkpoint=tmp_path / "c.pt")
 
-    def step(x: torch.Tensor, y: torch.Tensor) -> float:
+    def step(x: torch.Tensor, y: torch.Tensor, number: int) -> float:
         rates.append(optimizer.param_groups[0]["lr"])
         return 0.0
 

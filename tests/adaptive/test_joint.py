@@ -1,0 +1,193 @@
+"""One joint step: its gradients are the sums of those of separate steps, and each method touches its own parts."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from repro.adaptive import joint
+from repro.adaptive.experiment import quantized, quantized_optimizer
+from repro.adaptive.joint import JointStep, MixedStep, set_bits_by_layer
+from repro.adaptive.methods import BITS, METHODS, Recipe
+from repro.adaptive.settings import scale
+from repro.networks.quantize import set_bits
+from repro.networks.resnet import ResNet18
+from repro.networks.switchable import TransitionalBatchNorm2d
+from repro.training.distillation import soft_cross_entropy
+from repro.training.loop import load, save
+
+IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(6)
+SETTINGS = scale()
+JOINT = [m.name for m in METHODS.values() if m.recipe and m.recipe.trained and not m.recipe.per_bit]
+
+
+def network_of(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return quantized(ResNet18(width=2, stem_stride=2), METHODS[name].recipe, SETTINGS).train()
+
+
+def step_of(network: nn.Module, recipe: Recipe, steps: int = 10) -> JointStep:
+    return JointStep(network, BITS, recipe, SETTINGS, steps, seed=0)
+
+
+def gradients(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", ["joint", "switchable_bn", "adabits"])
+def test_gradients_are_the_sum_over_bit_widths(name: str) -> None:
+    network = network_of(name)
+    loss = step_of(network, METHODS[name].recipe)(IMAGES, LABELS, 0)
+    found = gradients(network)
+    twin, total = network_of(name), 0.0
+    for bits in BITS:
+        set_bits(twin, bits)
+        value = F.cross_entropy(twin(IMAGES), LABELS)
+        value.backward()
+        total += value.item()
+    assert loss == pytest.approx(total)
+    assert found.keys() == gradients(twin).keys()
+    for key, expected in gradients(twin).items():
+        torch.testing.assert_close(found[key], expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "norms", "alphas"),
+    [("joint", 20, 16), ("switchable_bn", 80, 16), ("adabits", 80, 64), ("any_precision", 80, 16),
+     ("bit_mixer", 320, 64), ("coquant", 80, 64)],
+)  # fmt: skip
+def test_each_method_has_the_norms_and_clip_levels_of_its_row(name: str, norms: int, alphas: int) -> None:
+    network = network_of(name)
+    assert sum(isinstance(m, nn.BatchNorm2d) for m in network.modules()) == norms
+    assert sum(key.endswith(".alpha") for key, _ in network.named_parameters()) == alphas
+
+
+def test_any_precision_learns_below_the_top_from_the_next_higher_output_alone() -> None:
+    network, recipe = network_of("any_precision"), METHODS["any_precision"].recipe
+    loss = step_of(network, recipe)(IMAGES, LABELS, 0)
+    twin, outputs = network_of("any_precision"), {}
+    for bits in BITS:
+        set_bits(twin, bits)
+        outputs[bits] = twin(IMAGES).detach()
+    expected = F.cross_entropy(outputs[8], LABELS)
+    for student, teacher in ((6, 8), (4, 6), (2, 4)):
+        expected = expected + soft_cross_entropy(outputs[student], outputs[teacher])
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_coquant_learns_from_labels_and_from_the_selected_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[tuple[int, tuple[int, ...]]] = []
+
+    def choose(rule: str, student: int, logits: dict, *_: object) -> int:
+        chosen.append((student, tuple(logits)))
+        return 8
+
+    monkeypatch.setattr(joint, "teacher", choose)
+    recipe = replace(METHODS["coquant"].recipe, swapped=False)
+    loss = step_of(network_of("coquant"), recipe)(IMAGES, LABELS, 0)
+    assert chosen == [(6, (8,)), (4, (8, 6)), (2, (8, 6, 4))]
+    twin, expected, top = network_of("coquant"), 0.0, None
+    for bits in BITS:
+        set_bits(twin, bits)
+        output = twin(IMAGES).detach()
+        expected += F.cross_entropy(output, LABELS).item()
+        expected += 0.0 if top is None else soft_cross_entropy(output, top).item()
+        top = output if top is None else top
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_lambda_rises_linearly_and_swapping_ends_with_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
+    strengths, probabilities = [], []
+    monkeypatch.setattr(joint, "teacher", lambda rule, student, logits, d, strength, g: strengths.append(strength) or 8)
+    monkeypatch.setattr(joint, "draw", lambda p, g: probabilities.append(p[0]) or [False] * len(p))
+    network = network_of("coquant")
+    step = step_of(network, METHODS["coquant"].recipe, steps=4)
+    for number in (0, 2):
+        step(IMAGES, LABELS, number)
+    assert strengths == pytest.approx([0.0] * 3 + [0.01] * 3)
+    assert probabilities == pytest.approx([0.1] * 3 + [0.55] * 3)
+
+
+def test_a_step_can_be_repeated_bit_for_bit() -> None:
+    results = []
+    for _ in range(2):
+        network = network_of("coquant")
+        results.append((step_of(network, METHODS["coquant"].recipe)(IMAGES, LABELS, 3), gradients(network)))
+    assert results[0][0] == results[1][0]
+    assert all(torch.equal(value, results[1][1][key]) for key, value in results[0][1].items())
+
+
+def test_bit_mixer_draws_one_bit_width_for_all_then_one_per_layer() -> None:
+    network = network_of("bit_mixer")
+    seen: list[set[tuple[int, int]]] = []
+    norms = [m for m in network.modules() if isinstance(m, TransitionalBatchNorm2d)]
+    network.register_forward_pre_hook(lambda *_: seen.append({(m.previous, m.bits) for m in norms}))
+    step = MixedStep(network, BITS, SETTINGS, steps=10, seed=0)
+    step(IMAGES, LABELS, 0)
+    assert len(seen) == 4
+    assert all(len(pairs) == 1 and all(a == b for a, b in pairs) for pairs in seen)
+    step(IMAGES, LABELS, 9)
+    assert all(len(pairs) > 1 for pairs in seen[4:])
+
+
+def test_bits_by_layer_reach_each_layer_and_tell_its_norm_what_came_before() -> None:
+    network = network_of("bit_mixer")
+    bits = [8, 6, 4, 2] * 4
+    set_bits_by_layer(network, bits)
+    first, second = network.blocks[0], network.blocks[1]
+    assert (first.conv1.quantizer.bits, first.conv2.quantizer.bits, second.conv1.quantizer.bits) == (8, 6, 4)
+    assert (network.act1.bits, first.act1.bits, first.act2.bits) == (8, 6, 4)
+    assert (network.bn1.previous, network.bn1.bits) == (8, 8)
+    assert (first.bn2.previous, first.bn2.bits) == (8, 6)
+    assert (second.bn1.previous, second.bn1.bits) == (6, 4)
+
+
+def test_learning_rates_of_a_joint_method() -> None:
+    groups = quantized_optimizer(network_of("coquant"), SETTINGS, widths=4).param_groups
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
+        (SETTINGS["lr"], SETTINGS["weight_decay"]),
+        (SETTINGS["weight_lr"] / 4, SETTINGS["weight_decay"]),
+        (SETTINGS["alpha_lr"], SETTINGS["alpha_weight_decay"]),
+    ]
+    assert [len(group["params"]) for group in groups] == [1 + 2 + 160, 19, 64]
+
+
+@pytest.mark.parametrize("name", JOINT)
+def test_state_is_saved_and_loaded_whole(name: str, tmp_path: Path) -> None:
+    """Outputs at each bit-width are equal before and after, and switching takes less than a millisecond (typically)."""
+    network = network_of(name)
+    optimizer = quantized_optimizer(network, SETTINGS, 4)
+    step_of(network, replace(METHODS[name].recipe, swapped=False))(IMAGES, LABELS, 0)
+    optimizer.step()
+    save(network.state_dict(), tmp_path / "network.pt")
+    other = network_of(name)
+    other.load_state_dict(load(tmp_path / "network.pt"))
+    for bits in BITS:
+        outputs = []
+        for one in (network.eval(), other.eval()):
+            set_bits(one, bits)
+            outputs.append(one(IMAGES))
+        assert torch.equal(*outputs)
+
+
+def test_switching_costs_less_than_a_small_forward_pass() -> None:
+    network = network_of("coquant").eval()
+
+    def seconds(action) -> float:
+        best = float("inf")
+        for _ in range(5):
+            start = time.perf_counter()
+            action()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    with torch.inference_mode():
+        assert seconds(lambda: set_bits(network, 4)) < seconds(lambda: network(IMAGES))

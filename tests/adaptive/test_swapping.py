@@ -1,0 +1,106 @@
+"""Block swapping: probabilities over time and depth, whose parts a forward pass touched, and where gradients go."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from repro.adaptive.experiment import quantized
+from repro.adaptive.methods import METHODS
+from repro.adaptive.settings import scale
+from repro.adaptive.swapping import draw, student_probabilities, swapped
+from repro.networks.quantize import set_bits
+from repro.networks.resnet import ResNet18
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return quantized(ResNet18(width=2, stem_stride=2), METHODS["coquant"].recipe, scale()).train()
+
+
+IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize(
+    ("progress", "by_depth", "expected"),
+    [
+        (0.0, True, [0.1, 0.325, 0.55, 0.775]),  # 1 - .9 (4 - l) / 4
+        (0.5, True, [0.55, 0.6625, 0.775, 0.8875]),
+        (1.0, True, [1.0, 1.0, 1.0, 1.0]),
+        (0.0, False, [0.1] * 4),
+        (0.5, False, [0.55] * 4),
+    ],
+)
+def test_probability_of_the_student_over_time_and_depth(progress: float, by_depth: bool, expected: list) -> None:
+    assert student_probabilities(progress, 4, 0.1, by_depth) == pytest.approx(expected)
+
+
+def test_blocks_are_swapped_with_probability_one_minus_p() -> None:
+    draws = np.array([draw([0.0, 0.25, 1.0], np.random.default_rng(i)) for i in range(2000)])
+    np.testing.assert_allclose(draws.mean(0), [1.0, 0.75, 0.0], atol=0.03)
+
+
+def touched(network: nn.Module) -> Iterator[str]:
+    """Batch norms and clip levels that ran in a forward pass, by name."""
+    names: list[str] = []
+    hooks = [
+        module.register_forward_hook(lambda m, i, o, name=name: names.append(name))
+        for name, module in network.named_modules()
+        if ".norms." in name or ".levels." in name
+    ]
+    network(IMAGES)
+    for hook in hooks:
+        hook.remove()
+    return iter(names)
+
+
+def test_a_swapped_block_runs_with_the_teachers_norms_and_clip_levels(network: nn.Module) -> None:
+    set_bits(network, 2)
+    which = [index == 3 for index in range(8)]
+    with swapped(network.blocks, which, student=2, teacher=6):
+        names = list(touched(network))
+    inside = {name.rpartition(".")[2] for name in names if name.startswith("blocks.3.")}
+    outside = {name.rpartition(".")[2] for name in names if not name.startswith("blocks.3.")}
+    assert (inside, outside) == ({"6"}, {"2"})
+    assert {name.rpartition(".")[2] for name in touched(network)} == {"2"}  # all the student's again
+
+
+def test_running_statistics_of_the_teacher_are_left_alone(network: nn.Module) -> None:
+    set_bits(network, 2)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with swapped(network.blocks, [index == 3 for index in range(8)], student=2, teacher=6):
+        network(IMAGES)
+    changed = {key for key, value in network.state_dict().items() if not torch.equal(before[key], value)}
+    moved = {key for key in changed if key.endswith(("running_mean", "running_var"))}
+    assert moved
+    assert not any(key.startswith("blocks.3.") for key in moved)
+    assert all(".norms.2." in key for key in moved)
+    assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+@pytest.mark.parametrize("trains_teacher", [False, True])
+def test_gradients_reach_the_students_blocks_and_the_swapped_ones_as_configured(
+    network: nn.Module, trains_teacher: bool
+) -> None:
+    set_bits(network, 2)
+    with swapped(network.blocks, [i == 3 for i in range(8)], 2, 6, trains_teacher=trains_teacher):
+        output = network(IMAGES)
+    output.square().sum().backward()
+    reached = {name for name, p in network.named_parameters() if p.grad is not None}
+    assert ("blocks.3.conv1.weight" in reached) == trains_teacher
+    assert ("blocks.3.bn1.norms.6.weight" in reached) == trains_teacher
+    assert {"blocks.2.conv1.weight", "blocks.4.conv1.weight", "conv1.weight"} <= reached
+    assert "blocks.3.bn1.norms.2.weight" not in reached
+    assert all(p.requires_grad for p in network.parameters())
+
+
+def test_an_error_inside_leaves_the_network_as_it_was(network: nn.Module) -> None:
+    set_bits(network, 2)
+    with pytest.raises(ZeroDivisionError), swapped(network.blocks, [True] * 8, 2, 6):
+        raise ZeroDivisionError
+    assert {name.rpartition(".")[2] for name in touched(network)} == {"2"}
+    assert all(p.requires_grad for p in network.parameters())

@@ -1,0 +1,66 @@
+"""Who teaches: entropy, distance of weights, and the selection, on hand-computed cases."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from repro.adaptive.teachers import entropy, select, teacher, weight_distances
+from repro.networks.quantize import LayerRule, quantize, set_bits
+from repro.quantizers import PACT, DoReFaWeight
+
+
+def logits_of(*probabilities: float) -> torch.Tensor:
+    return torch.tensor([probabilities]).log()
+
+
+def test_entropy_is_that_of_the_prediction_averaged_over_the_batch() -> None:
+    both = torch.cat([logits_of(0.5, 0.5), logits_of(0.9, 0.1)])
+    second = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    assert entropy(both).item() == pytest.approx((math.log(2) + second) / 2)
+
+
+def test_distance_is_the_mean_absolute_difference_summed_over_layers() -> None:
+    """Hand-computed: weights (-1, -.1, .1, 1) are (-1, -.129, .129, 1) at 8 bits and (-1, -1/3, 1/3, 1) at 2."""
+    layers = [nn.Conv2d(1, 4, 1, bias=False) for _ in range(2)]
+    for layer in layers:
+        layer.weight.data.copy_(torch.tensor([-1.0, -0.1, 0.1, 1.0]).view(4, 1, 1, 1))
+    network = quantize(nn.Sequential(*layers), LayerRule(DoReFaWeight, PACT))
+    found = weight_distances(network, (8, 4, 2))
+    assert found.keys() == {(8, 4), (8, 2), (4, 2)}
+    at_8 = 2 * np.array([0, 111, 144, 255]) / 255 - 1
+    at_2 = 2 * np.array([0, 64, 128, 192]) / 255 * (127.5 / 96) - 1
+    assert found[8, 2] == pytest.approx(2 * np.abs(at_8 - at_2).mean(), abs=1e-6)
+
+
+SURE, HALF_SURE = logits_of(0.98, 0.02), logits_of(0.7, 0.3)
+LOGITS = {8: SURE, 6: HALF_SURE}
+DISTANCES = {(8, 4): 0.9, (6, 4): 0.2}
+
+
+def test_early_the_most_confident_teaches_and_late_the_nearest() -> None:
+    """H(8) = .098, H(6) = .611: the distances outweigh the .513 between them once lambda exceeds .513 / .7 = .733."""
+    assert select(4, LOGITS, DISTANCES, strength=0.0) == 8
+    assert select(4, LOGITS, DISTANCES, strength=0.72) == 8
+    assert select(4, LOGITS, DISTANCES, strength=0.74) == 6
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("highest", 8), ("next_higher", 6), ("nearest", 6), ("selected", 8)])
+def test_rules(rule: str, expected: int) -> None:
+    assert teacher(rule, 4, LOGITS, DISTANCES, 0.0, np.random.default_rng(0)) == expected
+
+
+def test_random_teachers_are_uniform_and_keyed() -> None:
+    draws = [teacher("random", 4, LOGITS, {}, 0.0, np.random.default_rng(i)) for i in range(400)]
+    assert 160 < draws.count(8) < 240
+    assert draws == [teacher("random", 4, LOGITS, {}, 0.0, np.random.default_rng(i)) for i in range(400)]
+
+
+def test_measuring_distances_changes_no_parameter() -> None:
+    network = quantize(nn.Sequential(nn.Conv2d(1, 2, 3)), LayerRule(DoReFaWeight, PACT))
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    weight_distances(network, (8, 2))
+    set_bits(network, 8)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
