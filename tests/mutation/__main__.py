@@ -28,7 +28,6 @@ from typing import Any
 import pytest
 import torch
 
-import backends.fused
 from tests.mutation.mutants import Mutant, mutants
 
 FOLDER = Path(__file__).parent
@@ -130,20 +129,19 @@ def _run_tests(module: str, mutant: Mutant, writer: int) -> None:
 
 
 def _load(name: str, source: str) -> None:
-    """Import a module from this source."""
+    """Import a module of the fused backend from this source, and all others of it anew."""
     import numba
 
     numba.config.reload_config()
-    module = ModuleType(name)
-    original = sys.modules[name].__file__
-    assert original is not None
-    module.__file__ = original
-    for known in [known for known in sys.modules if known.startswith("backends.fused.")]:
+    file = sys.modules[name].__file__
+    for known in [known for known in sys.modules if known.startswith("backends.fused")]:
         del sys.modules[known]
+    package, _, short = name.rpartition(".")
+    module = ModuleType(name)
+    module.__file__ = file
+    setattr(import_module(package), short, module)
     sys.modules[name] = module
-    backends.fused._modules.clear()
-    exec(compile(source, original, "exec"), vars(module))
-    setattr(backends.fused, name.rpartition(".")[2], module)
+    exec(compile(source, str(file), "exec"), vars(module))
 
 
 def main() -> int:
@@ -168,6 +166,10 @@ def main() -> int:
         and mutant.name not in equivalent
     ]
     print(f"{len(every)} mutants of {name}, {len(todo)} to judge", file=sys.stderr, flush=True)
+    control = Mutant("control", "", "", 0, 0, source)
+    for _, found in trials(name, [control] * bool(todo), 1):
+        if found != "survived":
+            parser.error(f"the tests fail without any change: {found}")
     for count, (mutant, found) in enumerate(trials(name, todo, chosen.workers), start=1):
         outcomes[mutant.name] = found
         _write(path, version, every, outcomes, equivalent)
