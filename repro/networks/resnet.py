@@ -1,4 +1,4 @@
-"""ResNet18 with the CIFAR stem: 3x3, no max-pool; width and stem stride are settings, 64 and 1 the published network.
+"""ResNet18 for small images, for ImageNet's, and for clips; of width 64 it is the published network.
 
 Written out here because every activation needs a module of its own (a clip level each): torchvision's block uses one
 ReLU twice, timm's residual network has a fixed width.
@@ -6,6 +6,9 @@ ReLU twice, timm's residual network has a fixed width.
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
 STAGES = (1, 2, 4, 8)
@@ -35,24 +38,33 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18(nn.Module):
-    """ResNet18 for small images: (N, 3, H, W) float to (N, classes) logits.
+    """ResNet18 on images: (N, 3, H, W) float to (N, classes) logits.
 
     Args:
         width: channels of the first stage; the published network has 64.
-        stem_stride: 1 in the published network; 2 makes everything behind it four times cheaper.
+        stem_stride: of the first convolution. In the published networks 1 with the stem `cifar` (2 makes everything
+            behind it four times cheaper) and 2 with `imagenet`.
         classes: number of classes.
+        stem: `cifar`, a 3x3 convolution; or `imagenet`, 7x7 and a max-pool of stride 2.
 
     >>> import torch
     >>> net = ResNet18(width=8, stem_stride=2)
     >>> net(torch.zeros(2, 3, 32, 32)).shape, len(list(net.blocks))
     (torch.Size([2, 10]), 8)
+    >>> imagenet = ResNet18(stem_stride=2, classes=1000, stem="imagenet")
+    >>> sum(parameter.numel() for parameter in imagenet.parameters())  # as torchvision's
+    11689512
     """
 
-    def __init__(self, width: int = 64, stem_stride: int = 1, classes: int = 10) -> None:
+    def __init__(
+        self, width: int = 64, stem_stride: int = 1, classes: int = 10, stem: Literal["cifar", "imagenet"] = "cifar"
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 3, stem_stride, 1, bias=False)
+        kernel = {"cifar": 3, "imagenet": 7}[stem]
+        self.conv1 = nn.Conv2d(3, width, kernel, stem_stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.act1 = nn.ReLU()
+        self.stem_pool = nn.MaxPool2d(3, 2, 1) if stem == "imagenet" else nn.Identity()
         blocks: list[BasicBlock] = []
         channels = width
         for stage, factor in enumerate(STAGES):
@@ -66,7 +78,7 @@ class ResNet18(nn.Module):
         self._initialise()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.act1(self.bn1(self.conv1(x))))
+        x = self.blocks(self.stem_pool(self.act1(self.bn1(self.conv1(x)))))
         return self.fc(self.pool(x).flatten(1))
 
     def layers(self) -> list[list[nn.Module]]:
@@ -90,3 +102,19 @@ class ResNet18(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+class FrameAveragedResNet18(ResNet18):
+    """ResNet18 on clips: each frame on its own, logits averaged: (N, T, 3, H, W) float to (N, classes).
+
+    The order of the frames is nothing to it. Modules, their names and arguments are ResNet18's. Source: Wang et al.
+    2016, Temporal Segment Networks; paper B, Table 4.
+
+    >>> import torch
+    >>> FrameAveragedResNet18(width=4)(torch.zeros(2, 5, 3, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        return super().forward(frames).unflatten(0, x.shape[:2]).mean(1)
