@@ -145,8 +145,10 @@ class Measured:
 
     def delta_b(self, method: str) -> Interval | None:
         """Our Delta_B with its interval, None where no seed has every cell."""
-        row, individual = ({b: self.accuracy(m, b) for b in self.printed.bits} for m in (method, INDIVIDUAL))
-        return delta_b.ours(row, individual)
+        return delta_b.ours(self._runs(method), self._runs(INDIVIDUAL))
+
+    def _runs(self, method: str) -> dict[int, dict[int, float]]:
+        return {bits: self.accuracy(method, bits) for bits in self.printed.bits}
 
     def state(self, *methods: str) -> tuple[State, str]:
         """The worst state of the units that measure these methods, and its reason."""
@@ -195,15 +197,19 @@ class Measured:
 
     def _pattern(self, pattern: Pattern) -> Row:
         cells = {(m, str(b)): self.accuracy(m, b) for m in self.printed.methods for b in self.printed.bits}
-        methods = sorted({method for contrast in pattern.contrasts for method, _ in contrast.terms})
-        state, reason = self.state(*methods)
+        individual = self._runs(INDIVIDUAL)
+        cells |= {(m, DELTA_B): delta_b.by_seed(self._runs(m), individual) for m in self.printed.methods}
+        places = {place for contrast in pattern.contrasts for place in contrast.terms}
+        methods = {method for method, _ in places} | {INDIVIDUAL for _, column in places if column == DELTA_B}
+        state, reason = self.state(*sorted(methods))
         on_print = judge_print(pattern, printed_cells(self.printed))
         return _pattern_row(self.printed, pattern, judge_seeds(pattern, cells), on_print, self.scale, state, reason)
 
 
 def printed_cells(printed: PublishedTable) -> dict[tuple[str, str], Printed]:
-    """The accuracies of a printed table by (method, bits)."""
-    return {(m, str(b)): printed.cell(m, b) for m in printed.methods for b in printed.bits}
+    """The accuracies of a printed table by (method, bits), and each Delta_B by (method, "delta_b")."""
+    cells = {(m, str(b)): printed.cell(m, b) for m in printed.methods for b in printed.bits}
+    return cells | {(m, DELTA_B): printed.delta_b(m) for m in printed.methods}
 
 
 def _pattern_row(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from repro.evidence.intervals import Interval, ratio_of_means
+from repro.evidence.intervals import Interval, ratio_by_seed, ratio_of_means
 from repro.published import Printed
 
 Cells = Mapping[int, Printed]
@@ -58,11 +58,25 @@ def ours(row: Runs, individual: Runs) -> Interval | None:
     >>> ours({8: {0: 45.0, 1: 55.0}}, {8: {0: 100.0, 1: 100.0, 2: 90.0}}).estimate
     50.0
     """
+    seeds, numerators, denominators = _paired(row, individual)
+    return ratio_of_means(numerators, denominators, scale=100) if seeds else None
+
+
+def by_seed(row: Runs, individual: Runs) -> dict[int, float]:
+    """Our Delta_B as a value per seed (`evidence.intervals.ratio_by_seed`), so that methods are compared in pairs.
+
+    >>> by_seed({8: {0: 45.0, 1: 55.0}}, {8: {0: 100.0, 1: 100.0, 2: 90.0}})
+    {0: 45.0, 1: 55.0}
+    """
+    seeds, numerators, denominators = _paired(row, individual)
+    return dict(zip(seeds, ratio_by_seed(numerators, denominators, scale=100), strict=True)) if seeds else {}
+
+
+def _paired(row: Runs, individual: Runs) -> tuple[list[int], list[list[float]], list[list[float]]]:
+    """The seeds that every cell has, and the accuracies of both over them, shape (seeds, bit-widths)."""
     seeds = sorted(set.intersection(*(set(cells) for runs in (row, individual) for cells in runs.values())))
-    if not seeds:
-        return None
-    numerators, denominators = ([[runs[b][s] for b in individual] for s in seeds] for runs in (row, individual))
-    return ratio_of_means(numerators, denominators, scale=100)
+    own, base = ([[runs[b][s] for b in individual] for s in seeds] for runs in (row, individual))
+    return seeds, own, base
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,13 @@ from torch import nn
 
 from repro.adaptive.joint import JointStep, MixedStep
 from repro.adaptive.methods import BITS, FLOAT, Recipe, unit_of
+from repro.adaptive.problems import Problem
 from repro.adaptive.settings import scale
-from repro.datasets import cifar10
 from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
-from repro.networks.resnet import ResNet18
 from repro.networks.switchable import SwitchableBatchNorm2d, TransitionalBatchNorm2d
 from repro.quantizers import PACT, DoReFaWeight, SwitchablePACT
 from repro.targets import Context, Outcome, Unit
-from repro.training.batches import Batches
+from repro.training.batches import AnyBatches
 from repro.training.distillation import training_step
 from repro.training.evaluate import calibrate_batch_norm, correct, top1
 from repro.training.loop import History, Step, Training, load, save
@@ -32,20 +31,18 @@ ARTEFACT = "network.pt"
 CHECKPOINT = "checkpoint.pt"
 FLOAT_BITS = 32
 """Column of the full-precision network."""
-FULL_PRECISION = frozenset({"conv1", "fc", "blocks.7.act2"})
-"""Stem and classifier stay in full precision, and so does the activation between the last block and the pool."""
 
 
-def run(unit: Unit, context: Context, step_of: Callable[[nn.Module], Step] | None = None) -> Outcome:
+def run(unit: Unit, context: Context, problem: Problem, step_of: Callable[[nn.Module], Step] | None = None) -> Outcome:
     """Run `unit` in `context.folder`, resuming what a killed run left there, and leave the network as its artefact.
 
     `step_of(network)` is the step that a quantized network is trained with in place of its method's.
     """
     # Defaults stand in for settings that this unit does not depend on.
     settings: dict[str, Any] = scale(**unit.settings)
-    data = _Data(settings, context)
+    data = _Data(problem, settings, context)
     if unit.name == FLOAT:
-        network: nn.Module = float_network(settings, unit.seed).to(context.device)
+        network: nn.Module = float_network(problem, settings, unit.seed).to(context.device)
         return _finish(network, _train_float(network, data, unit, context), data, context)
     method, bits = unit_of(unit.name)
     assert method.recipe is not None
@@ -58,12 +55,9 @@ def run(unit: Unit, context: Context, step_of: Callable[[nn.Module], Step] | Non
 class _Data:
     """Training and test images of a unit, as its settings say."""
 
-    def __init__(self, settings: Mapping[str, Any], context: Context) -> None:
-        train, test = (cifar10.load(split, context.data_root) for split in ("train", "test"))
-        n, m, batch = settings["train_images"], settings["test_images"], settings["batch"]
-        self.train = Batches(train.images[:n], train.labels[:n], batch, context.device)
-        self.test = Batches(test.images[:m], test.labels[:m], 500, context.device)
-        self.settings = settings
+    def __init__(self, problem: Problem, settings: Mapping[str, Any], context: Context) -> None:
+        self.train, self.test = problem.data.open(settings, context)
+        self.problem, self.settings = problem, settings
 
     def calibration(self, seed: int) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
         """Batches that batch norms are calibrated on: those that training begins with, or plain training images."""
@@ -72,10 +66,10 @@ class _Data:
         return self.train.plain(self.settings["bn_images"])
 
 
-def float_network(settings: Mapping[str, Any], seed: int) -> nn.Module:
+def float_network(problem: Problem, settings: Mapping[str, Any], seed: int) -> nn.Module:
     """The float network of the settings, initialised by the seed, channels-last."""
     with torch_seeded(seed, "initialisation"):
-        network = ResNet18(settings["width"], settings["stem_stride"])
+        network = problem.network.build(settings, problem.data.classes)
     return network.to(memory_format=torch.channels_last)
 
 
@@ -101,13 +95,14 @@ def quantized(network: nn.Module, recipe: Recipe, settings: Mapping[str, Any]) -
     def weight() -> nn.Module:
         return DoReFaWeight(realign_in_graph=settings["realign_in_graph"])
 
-    return quantize(network, LayerRule(weight, activation, FULL_PRECISION, norm))
+    keep: Any = network.full_precision
+    return quantize(network, LayerRule(weight, activation, keep, norm))
 
 
 def _started(recipe: Recipe, artefact: Path, data: _Data) -> nn.Module:
     """The quantized network of a recipe, as it starts."""
     settings, device = data.settings, data.train.device
-    network = float_network(settings, seed=0)
+    network = float_network(data.problem, settings, seed=0)
     if recipe.start == FLOAT:
         network.load_state_dict(load(artefact))
         network = quantized(network, recipe, settings).to(device)
@@ -122,7 +117,7 @@ def _started(recipe: Recipe, artefact: Path, data: _Data) -> nn.Module:
 
 
 @torch.inference_mode()
-def set_alpha_at_percentile(network: nn.Module, batches: Batches, percentile: float, images: int) -> None:
+def set_alpha_at_percentile(network: nn.Module, batches: AnyBatches, percentile: float, images: int) -> None:
     """Set each clip level to a percentile of its float activation, the mean over batches of the first training images.
 
     The percentile of N values is the ceil(N percentile / 100)-th smallest, zeros included.
@@ -249,4 +244,4 @@ def _measure(network: nn.Module, recipe: Recipe, data: _Data, seed: int, context
             calibrate_batch_norm(candidate, data.calibration(seed))
         hits[str(bits)] = _correct_at(candidate, bits, data)
     values = {column: top1(hit) for column, hit in hits.items()}
-    return Outcome(values=values, best=values, correct=hits, curve=[], images=len(BITS) * len(data.test.images))
+    return Outcome(values=values, best=values, correct=hits, curve=[], images=len(BITS) * len(hits[str(BITS[0])]))

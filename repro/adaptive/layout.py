@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import Arithmetic, Measured
-from repro.adaptive.methods import METHODS
+from repro.adaptive.methods import INDIVIDUAL, METHODS
 from repro.evidence.claims import Row
-from repro.evidence.intervals import mean_sd
+from repro.evidence.intervals import mean_sd, rank_correlation
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table
@@ -40,6 +40,7 @@ def page(title: str, printed: PublishedTable, sources: Mapping[str, Evidence], r
         "ours as mean over seeds with the standard deviation where there are several.\n\n",
         _table(printed, measured),
         *_scales(measured),
+        *_order(printed, measured),
         "\n## Does the print follow from itself?\n\n",
         _arithmetic(printed),
         *_third_party(printed),
@@ -87,13 +88,28 @@ def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
         seeds = len({record.seed for record in records})
         shown = ", ".join(f"{key} {value}" for key, value in settings.items())
         study = runs.evidence.preregistered.get("study", "exploratory")
-        if any(record.scale == runs.scale for record in runs.evidence.unregistered):
-            study = "exploratory, run under another plan than today's"
+        earlier = sum(record.scale == runs.scale for record in runs.evidence.unregistered)
+        if earlier:
+            study = f"exploratory, {earlier} of {len(records)} records made under another plan than today's"
         lines.append(f"\n`{name}`: {REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}; {shown}.\n")
     if lines and not any(runs.scale in ("gpu", "paper") for _, runs in measured):
         lines.append("\nAt these scales a difference to the print is shown without a verdict.\n")
     if not lines:
         lines.append("\nNothing is recorded yet.\n")
+    return lines
+
+
+def _order(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) -> list[str]:
+    """A line per source with three methods or more: whether Delta_B puts them in the order of the print."""
+    lines = []
+    for name, runs in measured:
+        ours = {m: runs.delta_b(m) for m in printed.methods if m != INDIVIDUAL}
+        pairs = [(found.estimate, float(printed.delta_b(m))) for m, found in ours.items() if found]
+        if len(pairs) > 2:
+            rho = rank_correlation(*zip(*pairs, strict=True))
+            lines.append(
+                f"\n`{name}`: rank correlation of Delta_B with the print {rho:.2f} over {len(pairs)} methods.\n"
+            )
     return lines
 
 

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from repro.adaptive import claims, layout
+from repro.adaptive import claims, layout, picture
 from repro.adaptive.methods import FLOAT, METHODS, Method
+from repro.adaptive.problems import Problem
 from repro.adaptive.settings import (
     CALIBRATED,
+    COMMON,
     PERCENTILE,
     RANDOM_BITS,
     SELECTED,
+    SETTINGS,
     SOFT_TARGET,
     START,
     SWAPPED,
@@ -37,18 +40,30 @@ class AdaptiveTable:
 
     Attributes:
         name: `table1` .. `table4`, which names its printed numbers too.
-        scales, seeds: what is built; both empty where nothing is trained yet.
-        needs: data sets that its units read.
+        problem: its network and data; None where nothing is trained yet.
+        changes: of the settings' defaults, by scale.
+        seeds: their number, by scale.
     """
 
     name: str
     title: str
-    scales: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
+    problem: Problem | None = None
+    changes: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
     kind: str = "table"
     artefact: str = "network.pt"
     values_unit: str = "% top-1"
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return self.problem.data.needs if self.problem else ()
+
+    @cached_property
+    def scales(self) -> Mapping[str, Mapping[str, Scalar]]:
+        """All settings of each scale: those of every table, of the network and of the data."""
+        own = self.problem.settings if self.problem else ()
+        defaults = {name: SETTINGS[name].default for name in (*own, *COMMON)}
+        return {scale: {**defaults, **changed} for scale, changed in self.changes.items()}
 
     @cached_property
     def published(self) -> PublishedTable:
@@ -59,7 +74,9 @@ class AdaptiveTable:
         return [unit for seed in range(seeds) for unit in self._units_of_seed(scale, seed, settings)]
 
     def _units_of_seed(self, scale: str, seed: int, settings: Mapping[str, Scalar]) -> list[Unit]:
-        start = Unit(self.name, scale, FLOAT, seed, {name: settings[name] for name in START}, NUMERICS)
+        assert self.problem is not None
+        float_settings = {name: settings[name] for name in (*self.problem.settings, *START)}
+        start = Unit(self.name, scale, FLOAT, seed, float_settings, NUMERICS)
         units = {FLOAT: start}
         for method in METHODS.values():
             for name, _ in method.units():
@@ -74,7 +91,8 @@ class AdaptiveTable:
     def run(self, unit: Unit, context: Context) -> Outcome:
         from repro.adaptive.experiment import run
 
-        return run(unit, context)
+        assert self.problem is not None
+        return run(unit, context, self.problem)
 
     def rows(self, evidence: Evidence) -> list[Row]:
         return claims.rows(self.published, evidence, tuple(self.scales))
@@ -84,7 +102,9 @@ class AdaptiveTable:
         csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
         write_csv(rows, csv)
         write_text(markdown, layout.page(self.title, self.published, {"": evidence}, rows))
-        return [csv, markdown]
+        if not evidence.records:
+            return [csv, markdown]
+        return [csv, markdown, *picture.draw(self.title, self.published, evidence, folder / self.name)]
 
     def summary(self, committed: Evidence, local: Evidence) -> str:
         sources = {"committed": committed, "this machine": local}

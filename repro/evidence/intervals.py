@@ -154,6 +154,31 @@ def ratio_of_means(
     >>> theta, round(sd, 4), n  # sd of 100 * a / 20
     (50.0, 7.0711, 2)
     """
+    theta, z = _ratio(numerators, denominators, scale)
+    _, low, high, sd, n = t_interval(z, confidence)
+    if low is None or high is None:
+        return Interval(theta, None, None, None, n)
+    half = (high - low) / 2
+    return Interval(theta, theta - half, theta + half, sd, n)
+
+
+def ratio_by_seed(
+    numerators: Sequence[Sequence[float]], denominators: Sequence[Sequence[float]], scale: float = 1.0
+) -> list[float]:
+    """`theta + z_i` of `ratio_of_means`: a value per seed, whose mean and t interval are those of theta.
+
+    Differences of two such ratios over the same seeds then have the interval of the delta method too.
+
+    >>> ratio_by_seed([[9.0], [11.0]], [[20.0], [20.0]], scale=100)
+    [45.0, 55.0]
+    """
+    theta, z = _ratio(numerators, denominators, scale)
+    return [theta + z_i for z_i in z]
+
+
+def _ratio(
+    numerators: Sequence[Sequence[float]], denominators: Sequence[Sequence[float]], scale: float
+) -> tuple[float, list[float]]:
     import numpy as np
 
     a, b = np.asarray(numerators, np.float64), np.asarray(denominators, np.float64)
@@ -164,18 +189,31 @@ def ratio_of_means(
         raise ValueError("a denominator has mean 0")
     ratio = mean_a / mean_b
     theta = scale * statistics.mean(ratio.tolist())
-    z = scale * ((a - ratio * b) / mean_b).mean(axis=1)
-    _, low, high, sd, n = t_interval(z.tolist(), confidence)
-    if low is None or high is None:
-        return Interval(theta, None, None, None, n)
-    half = (high - low) / 2
-    return Interval(theta, theta - half, theta + half, sd, n)
+    return theta, (scale * ((a - ratio * b) / mean_b).mean(axis=1)).tolist()
 
 
 def _means(x: np.ndarray) -> np.ndarray:
     import numpy as np
 
     return np.array([statistics.mean(column) for column in x.T.tolist()])
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
+    """Spearman's rho: the correlation of the ranks of x and y, equal values sharing their mean rank.
+
+    NaN where x or y has one value only. (scipy.stats has it too, and takes a second to import.)
+
+    >>> rank_correlation([1, 2, 3, 4], [10, 30, 20, 40])
+    0.8
+    """
+    import numpy as np
+
+    def ranks(values: Sequence[float]) -> np.ndarray:
+        v = np.asarray(values, np.float64)
+        return (v[:, None] > v).sum(1) + ((v[:, None] == v).sum(1) + 1) / 2
+
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return round(float(np.corrcoef(ranks(x), ranks(y))[0, 1]), 12)
 
 
 EXACT_UP_TO = 12

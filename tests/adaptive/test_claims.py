@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -155,8 +156,6 @@ def test_last_epoch_at_reduced_scale_and_the_papers_rule_at_full_scale(tmp_path)
 
 
 def replace_scale(record: Record) -> Record:
-    from dataclasses import replace
-
     return replace(record, scale="paper")
 
 
@@ -167,3 +166,16 @@ def test_nothing_recorded_still_gives_every_row(tmp_path) -> None:
     assert len(numbers) == 11 * 4 + 10
     assert {r.state for r in numbers} == {"missing"}
     assert {r.verdict for r in numbers} == {""}
+
+
+def test_a_pattern_of_delta_b_needs_individuals_runs_too(tmp_path) -> None:
+    full = evidence(tmp_path)
+    (whole,) = [
+        r for r in rows(table("table1"), full, ("cpu",)) if (r.claim, r.scale) == ("coquant_best_delta_b", "cpu")
+    ]
+    assert (whole.state, whole.n, whole.ours) == ("ok", 3, pytest.approx(0))  # all methods are made up alike
+    bare = replace(full, records=tuple(r for r in full.records if not r.unit.startswith("individual")))
+    (part,) = [
+        r for r in rows(table("table1"), bare, ("cpu",)) if (r.claim, r.scale) == ("coquant_best_delta_b", "cpu")
+    ]
+    assert (part.state, part.reason, part.verdict) == ("missing", "compute: 0 of 3 seeds recorded", "")

@@ -20,6 +20,8 @@ from repro.evidence.intervals import (
     mean_sd,
     paired_difference,
     pairing,
+    rank_correlation,
+    ratio_by_seed,
     ratio_of_means,
     simultaneous,
     t_interval,
@@ -327,3 +329,24 @@ def test_dunnett_gives_the_same_numbers_each_time() -> None:
 def test_dunnett_needs_a_spread(arm: list[float], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         dunnett([arm], control=[2.0, 2.0])
+
+
+def test_rank_correlation_is_scipys_with_ties_and_without() -> None:
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(0)
+    for values in (rng.normal(size=(2, 9)), rng.integers(0, 4, size=(2, 12)).astype(float)):
+        assert rank_correlation(*values) == pytest.approx(spearmanr(*values).statistic)
+    assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+
+
+def test_the_difference_of_two_ratios_is_paired_by_seed() -> None:
+    """Both ratios move together with their shared denominator, so that their difference does not move at all."""
+    base = [[80.0], [90.0], [100.0]]
+    a, b = [[8.0], [9.0], [10.0]], [[4.0], [4.5], [5.0]]
+    assert ratio_by_seed(a, base, 100) == pytest.approx([10.0] * 3)
+    values = np.subtract(ratio_by_seed(a, base, 100), ratio_by_seed(b, base, 100))
+    assert values == pytest.approx([5.0] * 3)
+    noisy = [[8.0], [9.5], [10.0]]
+    found, each = ratio_of_means(noisy, base, 100), ratio_by_seed(noisy, base, 100)
+    assert (found.estimate, found.sd) == pytest.approx((np.mean(each), np.std(each, ddof=1)))

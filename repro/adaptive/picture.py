@@ -1,0 +1,78 @@
+"""Accuracy over bit-width, a small panel per method: the print and each scale of ours in the same axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repro.adaptive.claims import Measured
+from repro.adaptive.methods import INDIVIDUAL, METHODS
+from repro.evidence.intervals import mean_sd
+from repro.evidence.records import Evidence
+from repro.evidence.render import COLOURS, fingerprint, save_figure, style
+from repro.published import PublishedTable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+RENDERER = 1
+"""Raised when the drawing changes."""
+
+COLUMNS = 4
+
+
+def draw(title: str, printed: PublishedTable, evidence: Evidence, stem: Path) -> list[Path]:
+    """Write the picture of a table as PNG and SVG, and return their paths.
+
+    A panel shows one method's top-1 in percent at each bit-width: printed values in grey with open markers, ours as
+    mean and standard deviation over seeds; the thin line is our Individual's.
+    """
+    from matplotlib.figure import Figure
+
+    sources = [Measured(printed, evidence, scale) for scale in evidence.scales]
+    methods = list(printed.methods)
+    panels = len(methods) + 1  # the last holds the legend
+    with style():
+        figure = Figure(figsize=(10, 2.3 * -(-panels // COLUMNS) + 0.5))
+        grid = figure.subplots(-(-panels // COLUMNS), COLUMNS, sharex=True, sharey=True).flatten()
+        for axes, method in zip(grid, methods, strict=False):
+            _panel(axes, printed, method, sources)
+        for axes in grid[len(methods) :]:
+            axes.axis("off")
+        for axes in grid[len(methods) - COLUMNS : len(methods)]:
+            axes.tick_params(labelbottom=True)
+        handles, labels = grid[1].get_legend_handles_labels()
+        grid[len(methods)].legend(handles, labels, loc="center left", fontsize=10)
+        figure.suptitle(title, x=0.01, ha="left")
+        figure.supxlabel("bits of weights and activations")
+        figure.supylabel("top-1 (%)")
+    records = [record for source in sources for record in evidence.records if record.scale == source.scale]
+    mark = fingerprint(renderer=RENDERER, records=records, published=["tables"])
+    return save_figure(figure, stem, mark)
+
+
+def _panel(axes: Axes, printed: PublishedTable, method: str, sources: Sequence[Measured]) -> None:
+    x = range(len(printed.bits))
+    published = [float(printed.cell(method, bits)) for bits in printed.bits]
+    axes.plot(x, published, "o--", color="#8A8A8A", markerfacecolor="white", markersize=5, label="published")
+    for source, colour in zip(sources, COLOURS, strict=False):
+        if method != INDIVIDUAL:
+            at, mean, _ = _curve(source, INDIVIDUAL)
+            axes.plot(at, mean, color=colour, linewidth=0.8, alpha=0.6, label=f"Individual, {source.scale} scale")
+        at, mean, sd = _curve(source, method)
+        if at:
+            label = f"ours, {source.scale} scale"
+            axes.errorbar(at, mean, sd, fmt="o-", color=colour, markersize=4, capsize=2, label=label)
+        else:
+            axes.text(0.5, 0.08, "not recorded", transform=axes.transAxes, ha="center", fontsize=9, color=colour)
+    axes.set_title(METHODS[method].label, fontsize=10)
+    axes.set_xticks(x, [str(bits) for bits in printed.bits])
+    axes.set_ylim(0, 100)
+
+
+def _curve(source: Measured, method: str) -> tuple[list[int], list[float], list[float]]:
+    """Places on the axis, means and standard deviations (0 of a single seed) of the bit-widths that are recorded."""
+    cells = [(i, [*source.accuracy(method, bits).values()]) for i, bits in enumerate(source.printed.bits)]
+    recorded = [(i, *mean_sd(values)) for i, values in cells if values]
+    return [i for i, _, _ in recorded], [mean for _, mean, _ in recorded], [sd or 0.0 for _, _, sd in recorded]
