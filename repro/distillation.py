@@ -23,6 +23,7 @@ from typing import Any
 
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS
+from repro.adaptive.problems import CIFAR10, RESNET18, Problem
 from repro.adaptive.settings import START, TRAINED, Setting, check, scale
 from repro.evidence.claims import Row
 from repro.evidence.files import write_text
@@ -35,6 +36,7 @@ from repro.targets import Context, Outcome, Scalar, Unit
 NUMERICS = 1
 """Raised by hand when the code changes what a unit computes."""
 
+PROBLEM = Problem(RESNET18, CIFAR10)
 BITS = 2
 COLUMN = str(BITS)
 STUDENT = METHODS[INDIVIDUAL].unit(BITS)
@@ -53,6 +55,7 @@ _LOSS = (
 )
 LOSS = {setting.name: setting for setting in _LOSS}
 """Settings of the student with a teacher, beside those of the one without."""
+_START = (*PROBLEM.settings, *START)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class DistillationStudy:
     name: str = "distillation"
     title: str = "Distillation: a 2-bit student with and without a teacher"
     kind: str = "table"
-    needs: tuple[str, ...] = ("cifar10",)
+    needs: tuple[str, ...] = PROBLEM.data.needs
     artefact: str = "network.pt"
     values_unit: str = "% top-1"
     scales: Mapping[str, Mapping[str, Scalar]] = field(
@@ -78,7 +81,7 @@ class DistillationStudy:
         check({name: value for name, value in settings.items() if name not in LOSS})
         for name, setting in LOSS.items():
             setting.check(settings[name])
-        names = {FLOAT: START, STUDENT: (*START, *TRAINED), DISTILLED: (*START, *TRAINED, *LOSS)}
+        names = {FLOAT: _START, STUDENT: (*_START, *TRAINED), DISTILLED: (*_START, *TRAINED, *LOSS)}
         return [
             Unit(
                 self.name, scale, unit, seed, {key: settings[key] for key in own}, NUMERICS, (FLOAT,) * (unit != FLOAT)
@@ -94,13 +97,13 @@ class DistillationStudy:
         from repro.training.loop import load
 
         if unit.name != DISTILLED:
-            return experiment.run(unit, context)
+            return experiment.run(unit, context, PROBLEM)
         settings: dict[str, Any] = dict(unit.settings)
-        teacher = experiment.float_network(settings, unit.seed).to(context.device)
+        teacher = experiment.float_network(PROBLEM, settings, unit.seed).to(context.device)
         teacher.load_state_dict(load(context.inputs[FLOAT] / self.artefact, context.device))
         loss = Distillation(**{name: settings[name] for name in LOSS})
         taught = partial(training_step, teacher=teacher, loss=loss)
-        return experiment.run(replace(unit, name=STUDENT), context, taught)
+        return experiment.run(replace(unit, name=STUDENT), context, PROBLEM, taught)
 
     def rows(self, evidence: Evidence) -> list[Row]:
         """The preregistered patterns."""
@@ -128,7 +131,7 @@ class DistillationStudy:
 
 def _scale(**changed: Scalar) -> dict[str, Scalar]:
     """Settings of a scale: Table 1's that matter here, with the stem of its reduced scales, and those of the loss."""
-    defaults = {name: value for name, value in scale(stem_stride=2).items() if name in (*START, *TRAINED)}
+    defaults = {name: value for name, value in scale(stem_stride=2).items() if name in (*_START, *TRAINED)}
     return {**defaults, **{name: setting.default for name, setting in LOSS.items()}, **changed}
 
 

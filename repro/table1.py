@@ -7,24 +7,24 @@ Deviations of the scales built, numbered; the rest of what the paper does not sa
 2. `smoke`: width 8, 10,000 training and 2,000 test images, 3 and 1 epochs.
 """
 
-from repro.adaptive.settings import scale
+from repro.adaptive.problems import CIFAR10, RESNET18, Problem
 from repro.adaptive.table import AdaptiveTable
 
 TARGET = AdaptiveTable(
     name="table1",
     title="Table 1: ResNet18 on CIFAR-10",
-    needs=("cifar10",),
-    scales={
-        "smoke": scale(
-            width=8,
-            stem_stride=2,
-            train_images=10_000,
-            test_images=2_000,
-            fp32_epochs=3,
-            epochs=1,
-            bn_images=2_000,
-        ),
-        "cpu": scale(width=16, stem_stride=2, fp32_epochs=40, epochs=4),
+    problem=Problem(RESNET18, CIFAR10),
+    changes={
+        "smoke": {
+            "width": 8,
+            "stem_stride": 2,
+            "train_images": 10_000,
+            "test_images": 2_000,
+            "fp32_epochs": 3,
+            "epochs": 1,
+            "bn_images": 2_000,
+        },
+        "cpu": {"width": 16, "stem_stride": 2, "fp32_epochs": 40, "epochs": 4},
     },
     seeds={"smoke": 1, "cpu": 3},
 )

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from repro import distillation, targets
-from repro.adaptive import experiment
+from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
 from repro.distillation import DISTILLED, STUDENT, TARGET
 from repro.errors import UsageError
@@ -20,7 +20,7 @@ from repro.places import gather
 from repro.targets import Context, Outcome, Unit, planned
 from repro.training.loop import load
 
-TINY = {"width": "2", "train_images": "64", "test_images": "40", "batch": "16", "fp32_epochs": "1", "epochs": "1"}
+TINY = {"width": "8", "train_images": "64", "test_images": "40", "batch": "16", "fp32_epochs": "1", "epochs": "1"}
 
 
 def units(**changes: str) -> dict[str, Unit]:
@@ -35,7 +35,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcom
         rng = np.random.default_rng({"train": 0, "test": 1}[split])
         return CIFAR10(rng.integers(0, 256, (80, 3, 32, 32), np.uint8), rng.integers(0, 10, 80))
 
-    monkeypatch.setattr(experiment.cifar10, "load", load_split)
+    monkeypatch.setattr(cifar10, "load", load_split)
 
     def run_unit(unit: Unit, folder: str = "", of: targets.Target = TARGET) -> Outcome:
         for name in unit.requires:

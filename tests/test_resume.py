@@ -10,7 +10,7 @@ from pathlib import Path
 from repro.evidence.records import Record, Store
 
 SMALL = {
-    "width": 4, "train_images": 256, "test_images": 200, "batch": 32, "fp32_epochs": 4, "epochs": 4,
+    "width": 8, "train_images": 256, "test_images": 200, "batch": 32, "fp32_epochs": 4, "epochs": 4,
 }  # fmt: skip
 
 

@@ -56,6 +56,9 @@ class ResNet18(nn.Module):
     11689512
     """
 
+    full_precision = frozenset({"conv1", "fc", "blocks.7.act2"})
+    """Stem and classifier are never quantized, nor is the activation between the last block and the pool."""
+
     def __init__(
         self, width: int = 64, stem_stride: int = 1, classes: int = 10, stem: Literal["cifar", "imagenet"] = "cifar"
     ) -> None:

@@ -12,7 +12,11 @@ import torch
 from repro import targets
 from repro.adaptive import experiment
 from repro.adaptive.methods import METHODS
+from repro.adaptive.problems import CIFAR10 as DATA
+from repro.adaptive.problems import RESNET18, Data, Network, Problem
 from repro.adaptive.settings import scale
+from repro.adaptive.table import AdaptiveTable
+from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
 from repro.networks.quantize import set_bits
 from repro.quantizers import PACT
@@ -21,9 +25,10 @@ from repro.training.batches import Batches
 from repro.training.loop import load
 
 SETTINGS = scale(
-    width=2, stem_stride=2, train_images=64, test_images=40, batch=16, fp32_epochs=1, epochs=1, alpha_images=32,
+    width=8, stem_stride=2, train_images=64, test_images=40, batch=16, fp32_epochs=1, epochs=1, alpha_images=32,
     bn_images=32,
 )  # fmt: skip
+PROBLEM = Problem(RESNET18, DATA)
 UNITS = {unit.name: unit for unit in targets.get("table1").units("smoke", 1, SETTINGS)}
 
 
@@ -33,7 +38,7 @@ def made_up_images(monkeypatch: pytest.MonkeyPatch) -> None:
         rng = np.random.default_rng({"train": 0, "test": 1}[split])
         return CIFAR10(rng.integers(0, 256, (80, 3, 32, 32), np.uint8), rng.integers(0, 10, 80))
 
-    monkeypatch.setattr(experiment.cifar10, "load", load_split)
+    monkeypatch.setattr(cifar10, "load", load_split)
 
 
 def run(name: str, root: Path) -> Outcome:
@@ -43,7 +48,7 @@ def run(name: str, root: Path) -> Outcome:
         if not (root / required / "network.pt").exists():
             run(required, root)
     (root / name).mkdir(parents=True, exist_ok=True)
-    return experiment.run(unit, Context(root / name, inputs={r: root / r for r in unit.requires}))
+    return experiment.run(unit, Context(root / name, inputs={r: root / r for r in unit.requires}), PROBLEM)
 
 
 def test_units_come_after_those_they_require() -> None:
@@ -117,7 +122,7 @@ def test_calibration_changes_batch_norm_and_nothing_else(tmp_path: Path, monkeyp
 
 @pytest.mark.parametrize("augmented", [True, False])
 def test_calibration_sees_training_images_as_training_or_as_stored(augmented: bool) -> None:
-    data = experiment._Data({**SETTINGS, "bn_augmented": augmented}, Context(Path()))
+    data = experiment._Data(PROBLEM, {**SETTINGS, "bn_augmented": augmented}, Context(Path()))
     batches = list(data.calibration(seed=0))
     assert sum(len(labels) for _, labels in batches) == 32
     expected = data.train.training(0, 0) if augmented else data.train.plain()
@@ -127,8 +132,8 @@ def test_calibration_sees_training_images_as_training_or_as_stored(augmented: bo
 
 def test_clip_levels_at_a_percentile_of_the_float_activations(tmp_path: Path) -> None:
     """At 100 % the first clip level is the largest activation behind the stem, averaged over batches."""
-    network = experiment.quantized(experiment.float_network(SETTINGS, 0), METHODS["dq32"].recipe, SETTINGS)
-    data = experiment.cifar10.load("train", None)
+    network = experiment.quantized(experiment.float_network(PROBLEM, SETTINGS, 0), METHODS["dq32"].recipe, SETTINGS)
+    data = cifar10.load("train", None)
     batches = Batches(data.images[:32], data.labels[:32], 16)
     experiment.set_alpha_at_percentile(network, batches, 100.0, 32)
     set_bits(network, None)
@@ -139,13 +144,40 @@ def test_clip_levels_at_a_percentile_of_the_float_activations(tmp_path: Path) ->
 
 def test_a_start_that_is_another_network_is_refused(tmp_path: Path) -> None:
     run("fp32", tmp_path)
-    other = replace(UNITS["dq32"], settings={**UNITS["dq32"].settings, "width": 3})
+    other = replace(UNITS["dq32"], settings={**UNITS["dq32"].settings, "width": 16})
     (tmp_path / "dq32").mkdir()
     with pytest.raises(RuntimeError, match="size mismatch"):
-        experiment.run(other, Context(tmp_path / "dq32", inputs={"fp32": tmp_path / "fp32"}))
+        experiment.run(other, Context(tmp_path / "dq32", inputs={"fp32": tmp_path / "fp32"}), PROBLEM)
 
 
 def test_the_same_seed_gives_the_same_record_twice(tmp_path: Path) -> None:
     first, second = (run("individual_2", tmp_path / name) for name in ("a", "b"))
     assert first.curve == second.curve
     np.testing.assert_array_equal(first.correct["2"], second.correct["2"])
+
+
+class Tiny(torch.nn.Sequential):
+    """Two convolutions, as a network of somebody else's."""
+
+    full_precision = frozenset({"0"})
+
+    def __init__(self, channels: int, classes: int) -> None:
+        conv, relu = torch.nn.Conv2d, torch.nn.ReLU
+        pool = (torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        super().__init__(conv(3, channels, 3), relu(), conv(channels, classes, 3), *pool)
+
+
+def test_a_table_is_trained_on_the_network_and_the_data_that_it_declares(tmp_path: Path) -> None:
+    def opened(settings: dict, context: Context) -> tuple[Batches, Batches]:
+        images = np.random.default_rng(0).integers(0, 256, (32, 3, 9, 9), np.uint8)
+        return Batches(images, np.arange(32) % 3, 16), Batches(images[:10], np.arange(10) % 3, 10)
+
+    network = Network(("width",), lambda settings, classes: Tiny(settings["width"], classes))
+    table = AdaptiveTable("table1", "", Problem(network, Data((), (), 3, opened)), {"smoke": {"fp32_epochs": 1}})
+    settings = table.scales["smoke"]
+    assert settings.keys() & {"width", "stem_stride", "train_images", "test_images"} == {"width"}
+    start, *_ = table.units("smoke", 1, {**settings, "batch": 16, "epochs": 1, "width": 8})
+    assert set(start.settings) == {"width", "batch", "momentum", "weight_decay", "fp32_epochs", "fp32_lr"}
+    outcome = table.run(start, Context(tmp_path))
+    assert len(outcome.correct["32"]) == 10
+    assert load(tmp_path / "network.pt")["2.weight"].shape == (3, 8, 3, 3)
