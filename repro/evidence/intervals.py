@@ -286,30 +286,67 @@ def _studentized(flips: np.ndarray, residuals: np.ndarray) -> np.ndarray:
         return np.abs(mean) / np.sqrt(rest / (n - 1) / n)
 
 
-def dunnett(
-    arms: Sequence[Sequence[float]], control: Sequence[float], confidence: float = 0.95, seed: int = 0
-) -> list[Interval]:
+def dunnett(arms: Sequence[Sequence[float]], control: Sequence[float], confidence: float = 0.95) -> list[Interval]:
     """Dunnett's intervals of mean(arm) - mean(control): all arms against one control, covering together.
 
-    Arms are independent samples of one variance; `sd` is the pooled standard deviation, `n` the arm's size. scipy
-    integrates the multivariate t distribution by quasi-Monte Carlo from the generator of `seed`, to about 1e-3.
+        mean(arm) - mean(control) -+ c * s * sqrt(1/n_j + 1/n_0)
+
+    Arms are independent samples of one variance, whose pooled standard deviation s, with v degrees of freedom, is `sd`;
+    `n` is the arm's size. c is the `confidence` quantile of max_j |T_j|, T of the multivariate t distribution with
+    correlations b_i b_j, b_j = sqrt(n_j / (n_0 + n_j)).
 
     Source: Dunnett, J. Amer. Stat. Assoc. 50 (1955). Raises `ValueError` when a sample has fewer than two values or
-    none of them varies.
+    none of them varies. (scipy.stats has it too, and takes five seconds.)
     """
-    import numpy as np
-    from scipy.stats import dunnett as test
-
     samples = [*arms, control]
     if min(map(len, samples)) < 2:
         raise ValueError("every sample needs at least two values")
     within = sum(statistics.variance(sample) * (len(sample) - 1) for sample in samples)
     if not within:
         raise ValueError("no sample varies")
-    pooled = math.sqrt(within / (sum(map(len, samples)) - len(samples)))
-    found = test(*arms, control=control, rng=np.random.default_rng(seed)).confidence_interval(confidence)
+    df = sum(map(len, samples)) - len(samples)
+    pooled = math.sqrt(within / df)
+    c = dunnett_quantile(confidence, [len(arm) / (len(control) + len(arm)) for arm in arms], df)
     middle = statistics.mean(control)
-    return [
-        Interval(statistics.mean(arm) - middle, float(low), float(high), pooled, len(arm))
-        for arm, low, high in zip(arms, found.low, found.high, strict=True)
-    ]
+    found = []
+    for arm in arms:
+        d, half = statistics.mean(arm) - middle, c * pooled * math.sqrt(1 / len(arm) + 1 / len(control))
+        found.append(Interval(d, d - half, d + half, pooled, len(arm)))
+    return found
+
+
+NODES = 128
+"""Of the quadrature in each of two directions: c to about 1e-4 at six degrees of freedom, to 1e-6 at hundreds."""
+
+
+def dunnett_quantile(p: float, squares: Sequence[float], df: int) -> float:
+    """c with P(max_j |T_j| <= c) = p, T multivariate t with `df` degrees of freedom and correlations b_i b_j.
+
+        P = int f(s) int phi(z) prod_j [Phi((b_j z + c s) / r_j) - Phi((b_j z - c s) / r_j)] dz ds,  r_j^2 = 1 - b_j^2
+
+    phi and Phi are those of the normal distribution, f the density of sqrt(chi^2_df / df); `squares` are the b_j^2,
+    1/2 for arms as large as the control. Gauss-Legendre quadrature over both. Source: Dunnett 1955, eq. 5.
+
+    >>> round(dunnett_quantile(0.95, [0.5] * 2, 6), 2)  # his table 2a
+    2.86
+    """
+    import numpy as np
+    from scipy.special import chdtri, ndtr, ndtri
+
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    u, w = (nodes + 1) / 2, weights / 2
+    square, counts = np.unique(np.asarray(squares, np.float64), return_counts=True)
+    b, r = np.sqrt(square), np.sqrt(1 - square)
+    z, s = ndtri(u)[:, None, None], np.sqrt(chdtri(df, u) / df)[None, :, None]
+
+    def covered(c: float) -> float:
+        inside = ndtr((b * z + c * s) / r) - ndtr((b * z - c * s) / r)
+        return float(w @ np.prod(inside**counts, axis=2) @ w)
+
+    low, high = 0.0, 1.0
+    while covered(high) < p:
+        low, high = high, 2 * high
+    while high - low > 1e-9 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if covered(middle) < p else (low, middle)
+    return high

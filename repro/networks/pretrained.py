@@ -68,7 +68,7 @@ NETWORKS = {
             mean=(123.675, 116.28, 103.53),
             std=(58.395, 57.12, 57.375),
             classes=0,
-            unsigned=r"blocks\.0\.0\.conv_pw|.*\.conv_pwl|.*\.conv_dw",
+            unsigned=r"blocks\.0\.0\.conv_pw|.*\.conv_pwl|.*\.conv_dw|classifier",
         ),
     )
 }

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from repro.evidence.intervals import (
     Interval,
     dunnett,
+    dunnett_quantile,
     equivalence_interval,
     mean_sd,
     paired_difference,
@@ -323,6 +324,24 @@ def test_more_arms_widen_dunnetts_intervals_but_less_than_bonferroni() -> None:
 def test_dunnett_gives_the_same_numbers_each_time() -> None:
     arms = np.random.default_rng(4).normal(size=(3, 6)).tolist()
     assert dunnett(arms[:2], arms[2]) == dunnett(arms[:2], arms[2])
+
+
+@pytest.mark.parametrize(("sizes", "n0"), [((20,) * 17, 20), ((5, 9, 30), 12)])
+def test_dunnett_agrees_with_scipys(sizes: tuple[int, ...], n0: int) -> None:
+    """Which integrates by quasi-Monte Carlo, to about 1e-3."""
+    from scipy.stats import dunnett as scipys
+
+    rng = np.random.default_rng(2)
+    arms, control = [rng.normal(size=n).tolist() for n in sizes], rng.normal(size=n0).tolist()
+    theirs = scipys(*arms, control=control, rng=rng).confidence_interval()
+    ours = dunnett(arms, control)
+    assert [found.low for found in ours] == pytest.approx(theirs.low, abs=3e-3)
+    assert [found.high for found in ours] == pytest.approx(theirs.high, abs=3e-3)
+
+
+@pytest.mark.parametrize(("arms", "df", "c"), [(1, 5, 2.57), (2, 6, 2.86), (9, 20, 2.95), (4, 60, 2.51)])
+def test_dunnett_quantiles_are_those_of_the_printed_tables(arms: int, df: int, c: float) -> None:
+    assert dunnett_quantile(0.95, [0.5] * arms, df) == pytest.approx(c, abs=5e-3)
 
 
 @pytest.mark.parametrize(("arm", "reason"), [([1.0], "at least two"), ([1.0, 1.0], "no sample varies")])
