@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from repro.evidence.records import Evidence
 
 Scalar = str | int | float | bool | None
-BUILT_IN = ("distillation", "figure2", "ptq", "size_latency", "table1", "table2", "table3", "table4")
+BUILT_IN = ("distillation", "figure2", "figure4", "ptq", "size_latency", "table1", "table2", "table3", "table4")
 ENTRY_POINTS = "repro.targets"
 
 

@@ -1,0 +1,70 @@
+"""How many seeds it takes to see an effect of a given size."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+from repro.evidence.intervals import t_quantile
+
+MOST = 1_000_000
+"""Seeds at which the search ends."""
+
+
+class Design(NamedTuple):
+    """A comparison of arms over seeds as it was recorded: what planning more of it needs to know."""
+
+    name: str
+    scale: str
+    sd: float
+    """Standard deviation over seeds of an arm's difference to the control."""
+    n: int
+    """Seeds that it was measured on."""
+    comparisons: int
+    """Arms that are compared with the control at once."""
+    seconds: float
+    """Of one core, for one seed of all arms and what they start from."""
+    effect: float
+    """The published effect."""
+
+
+def power(n: int, effect: float, sd: float, confidence: float = 0.95, comparisons: int = 1) -> float:
+    """Probability that a two-sided paired t test over n seeds sees a true difference `effect`.
+
+        1 - F(t) + F(-t),   F the noncentral t distribution, n - 1 degrees of freedom, noncentrality effect sqrt(n) / sd
+
+    with t the quantile of (1 - confidence) / comparisons (Bonferroni). Raises `ValueError` for fewer than two seeds or
+    an sd that is not positive.
+
+    >>> round(power(20, effect=0.5, sd=0.7), 2)
+    0.86
+    """
+    from scipy.special import nctdtr
+
+    if n < 2:
+        raise ValueError(f"{n} seeds: a spread needs two")
+    if not sd > 0:
+        raise ValueError(f"sd={sd}: give a positive one")
+    t, shift = t_quantile(1 - (1 - confidence) / (2 * comparisons), n - 1), effect * math.sqrt(n) / sd
+    return float(1 - nctdtr(n - 1, shift, t) + nctdtr(n - 1, shift, -t))
+
+
+def seeds_needed(effect: float, sd: float, wanted: float = 0.8, confidence: float = 0.95, comparisons: int = 1) -> int:
+    """The smallest number of seeds whose `power` is at least `wanted`. Raises `ValueError` for an effect of 0.
+
+    >>> seeds_needed(0.5, 0.7), seeds_needed(0.5, 0.7, comparisons=17)
+    (18, 33)
+    """
+    if not effect:
+        raise ValueError("effect=0: no number of seeds shows it")
+    high = 2
+    while power(high, abs(effect), sd, confidence, comparisons) < wanted:
+        if high >= MOST:
+            raise ValueError(f"effect={effect} at sd {sd:g} takes more than {MOST} seeds")
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        enough = power(max(middle, 2), abs(effect), sd, confidence, comparisons) >= wanted
+        low, high = (low, middle) if enough else (middle, high)
+    return max(high, 2)

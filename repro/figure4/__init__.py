@@ -1,0 +1,307 @@
+"""Figure 4 of paper A: which gradient scaler for weights, which for activations, at 3 bits; and at 2 and 4.
+
+From one FP32 network per seed every pair of scalers (weights/activations) trains the same quantized network on the same
+images in the same order. All pairs are those of the released results (`published/figure4.csv`); the form of the scalers
+is `normalised`, as in the released code. What differs from the paper, numbered:
+
+1. ImageNet is not at hand: CIFAR-10. EfficientNet-Lite0 starts from the same ImageNet weights, at reduced resolution
+   and with a classifier of ten classes. A small depthwise network of its family, which is not the paper's, gives power.
+2. One to a few epochs instead of 50, batch 128 instead of 1024, SGD with momentum instead of RMSprop, cosine without
+   warm-up. Weight decay 1e-5 on all but batch norm and label smoothing .1 are the paper's.
+3. Random crop by padding and flip instead of random-resized crop.
+4. Accuracy of the last epoch, the test set read once (setting `evaluate`), instead of the best epoch's.
+5. An FP32 start for every seed instead of one for all: a conclusion about scalers is then not about one start.
+6. The backward pass uses quantized operands; the released code's unquantized ones are `--set operands=unquantized`.
+7. The noise controls draw by (seed, tensor, step).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backends.contract import Scaler, scaler_names
+from repro.adaptive.settings import Setting
+from repro.errors import UsageError, suggestion
+from repro.evidence.claims import Row
+from repro.evidence.power import Design
+from repro.evidence.records import Evidence
+from repro.figure4.cells import Cell, printed
+from repro.targets import Context, Outcome, Scalar, Unit
+
+NUMERICS = 1
+"""Raised by hand when the code changes what a unit computes."""
+
+EWGS = ("ewgs", "ewgs")
+"""Pair of the delta sweep."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network of the study.
+
+    Attributes:
+        name: begins the names of its units and settings.
+        pretrained: name in `networks.pretrained`, None for `networks.lite.lite_small`, which has no weights.
+        bits: widths it is trained at.
+        swept: whether delta is swept over.
+    """
+
+    name: str
+    label: str
+    pretrained: str | None
+    bits: tuple[int, ...]
+    swept: bool
+
+    @property
+    def start(self) -> str:
+        """Name of the unit that all others of this network start from."""
+        return f"{self.name}_fp32"
+
+
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network("small", "small depthwise network", None, (3, 2, 4), swept=True),
+        # at 2 bits Lite0 stays at chance within an epoch
+        Network("lite0", "EfficientNet-Lite0", "efficientnet_lite0", (3, 4), swept=False),
+    )
+}
+
+_START = (
+    Setting("size", 32, 16, 512, "pixels that images are enlarged to"),
+    Setting("batch", 128, 2, 50_000, "images in a batch"),
+    Setting("fp32_images", 50_000, 2, 50_000, "first training images of the FP32 start"),
+    Setting("fp32_epochs", 4, 1, 1000, "epochs of the FP32 start"),
+    Setting("fp32_lr", 0.1, 0, 10, "peak learning rate of the FP32 start, cosine to 0"),
+    Setting("test_images", 10_000, 1, 10_000, "test images, drawn once for all"),
+)
+_TRAINED = (
+    Setting("train_images", 10_000, 2, 50_000, "first training images of the quantized network"),
+    Setting("epochs", 2, 1, 1000, "quantized epochs"),
+    Setting("lr", 0.1, 0, 10, "peak learning rate of the quantized network, cosine to 0"),
+    Setting("bn_images", 2_000, 2, 50_000, "training images that batch norm is re-estimated on"),
+)
+_COMMON = (
+    Setting("momentum", 0.9, 0, 1, "SGD momentum"),
+    Setting("weight_decay", 1e-5, 0, 1, "of all parameters but those of batch norm"),
+    Setting("label_smoothing", 0.1, 0, 1, "of the cross-entropy"),
+)
+OF_NETWORK = {setting.name: setting for setting in (*_START, *_TRAINED)}
+"""Settings that each network has its own of: `small_lr`, `lite0_lr`."""
+COMMON = {setting.name: setting for setting in _COMMON}
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "form": ("normalised", "printed"),
+    "operands": ("quantized", "unquantized"),
+    "evaluate": ("last", "every"),
+}
+
+
+@dataclass(frozen=True)
+class Figure4:
+    """The target; see `repro.targets.Target`."""
+
+    name: str = "figure4"
+    title: str = "Mixed gradient scalers for weights and activations"
+    kind: str = "figure"
+    needs: tuple[str, ...] = ("cifar10", "efficientnet_lite0")
+    artefact: str = "network.pt"
+    values_unit: str = "% (top1, top1_bn, oscillation), steps (weight_error)"
+    scales: Mapping[str, Mapping[str, Scalar]] = field(default_factory=lambda: SCALES)
+    seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 1, "cpu": 20, "gpu": 3})
+
+    def units(self, scale: str, seeds: int, settings: Mapping[str, Scalar]) -> list[Unit]:
+        """Every start and every pair, one seed after the other. Raises `UsageError` for an impossible setting."""
+        return [
+            Unit(self.name, scale, name, seed, own, NUMERICS, requires)
+            for seed in range(seeds)
+            for network in _networks(settings)
+            if seed < _seeds_of(network, settings)
+            for name, own, requires in _units_of(network, settings)
+        ]
+
+    def run(self, unit: Unit, context: Context) -> Outcome:
+        """Train an FP32 start, or one pair from it."""
+        from repro.figure4 import experiment
+
+        return experiment.run(unit, context)
+
+    def rows(self, evidence: Evidence) -> list[Row]:
+        """What the released runs say by themselves, then ours beside them."""
+        from repro.figure4 import claims
+
+        return claims.rows(evidence)
+
+    def render(self, evidence: Evidence, folder: Path) -> list[Path]:
+        """`figure4.csv` (claims), `figure4_points.csv` (every run), `figure4.md`, and pictures."""
+        from repro.figure4 import page
+
+        return page.render(self.title, evidence, self.rows(evidence), folder)
+
+    def summary(self, committed: Evidence, local: Evidence) -> str:
+        """The print, then committed and local runs beside it, and the claims judged on the committed ones."""
+        from repro.figure4 import page
+
+        return page.text(self.title, {"committed": committed, "this machine": local}, self.rows(committed))
+
+    def designs(self, evidence: Evidence) -> list[Design]:
+        """What `python -m repro plan` needs to know of each network that has records."""
+        from repro.figure4 import claims
+
+        return claims.designs(evidence)
+
+
+def _units_of(
+    network: Network, settings: Mapping[str, Scalar]
+) -> Iterator[tuple[str, dict[str, Scalar], tuple[str, ...]]]:
+    """Name, settings and requirements of each unit of a seed."""
+    own = {name: settings[f"{network.name}_{name}"] for name in OF_NETWORK}
+    _check(network, own, settings)
+    start = {setting.name: own[setting.name] for setting in _START} | {name: settings[name] for name in COMMON}
+    yield network.start, start, ()
+    trained = {**start, **own, "operands": settings["operands"], "evaluate": settings["evaluate"]}
+    for cell in _cells(network, settings):
+        yield cell.unit(network.name), trained | _own(cell, settings, settings["delta"]), (network.start,)
+    for delta in _deltas(settings) if network.swept else ():
+        cell = Cell(network.bits[0], *EWGS)
+        yield cell.unit(network.name, delta), trained | _own(cell, settings, delta), (network.start,)
+
+
+def _cells(network: Network, settings: Mapping[str, Scalar]) -> list[Cell]:
+    if settings["pairs"] == "published":
+        return [cell for bits in network.bits for cell in printed() if cell.bits == bits]
+    return [Cell(network.bits[0], *pair) for pair in _pairs(str(settings["pairs"]))]
+
+
+def _own(cell: Cell, settings: Mapping[str, Scalar], delta: Scalar) -> dict[str, Scalar]:
+    """The cell and its scalers' constants as far as they matter to it: STE has none, alpha is two scalers'."""
+    if not isinstance(settings["alpha"], int | float | None):
+        raise UsageError(f"alpha={settings['alpha']}: give a number, or none for each scaler's own")
+    found: dict[str, Scalar] = dict(cell._asdict())
+    if cell.scaled:
+        found |= {"delta": delta, "form": settings["form"]}
+    if settings["alpha"] is not None and any(Scaler(name).alpha for name in cell.scaled):
+        found["alpha"] = settings["alpha"]
+    try:
+        for name in cell.scaled:
+            scaler(name, found)
+    except ValueError as error:
+        raise UsageError(f"scaler {name}: {error}") from error
+    return found
+
+
+def scaler(name: str, constants: Mapping[str, Scalar]) -> Scaler:
+    """The scaler of a unit by its settings. Raises `ValueError` for constants that it cannot have.
+
+    >>> scaler("ewgs", {"delta": 0.05, "alpha": 1.9, "form": "normalised"})
+    Scaler(name='ewgs', delta=0.05, alpha=None, form='normalised')
+    """
+    plain = Scaler(name)
+    own = {key: constants[key] for key in ("delta", "form") if key in constants}
+    if plain.alpha is not None and "alpha" in constants:
+        own["alpha"] = constants["alpha"]
+    return Scaler(name, **own)  # type: ignore[arg-type]
+
+
+# --- settings ------------------------------------------------------------------------------------------------------
+
+
+def _scale(protocols: Mapping[str, Mapping[str, Scalar]], /, **changed: Scalar) -> dict[str, Scalar]:
+    defaults: dict[str, Scalar] = {
+        "networks": "small,lite0",
+        "pairs": "published",
+        "lite0_seeds": 3,
+        "delta": Scaler("ste").delta,
+        "deltas": "5e-4,5e-2,5e-1",
+        "alpha": None,
+        "form": "normalised",
+        "operands": "quantized",
+        "evaluate": "last",
+    }
+    defaults |= {name: setting.default for name, setting in COMMON.items()}
+    for network in NETWORKS:
+        own = {name: setting.default for name, setting in OF_NETWORK.items()} | dict(protocols[network])
+        defaults |= {f"{network}_{name}": value for name, value in own.items()}
+    return defaults | changed
+
+
+SCALES: Mapping[str, Mapping[str, Scalar]] = {
+    "smoke": _scale(
+        {
+            "small": {"fp32_images": 2_000, "fp32_epochs": 1, "train_images": 640, "epochs": 1, "test_images": 500,
+                      "bn_images": 256},
+            "lite0": {"fp32_images": 256, "fp32_epochs": 1, "fp32_lr": 0.02, "train_images": 96, "epochs": 1,
+                      "batch": 32, "test_images": 100, "bn_images": 64},
+        },
+        lite0_seeds=1,
+    ),
+    "cpu": _scale(
+        {
+            "small": {},
+            "lite0": {"size": 64, "fp32_images": 20_000, "fp32_epochs": 1, "fp32_lr": 0.02, "epochs": 1,
+                      "test_images": 5_000},
+        },
+    ),
+    "gpu": _scale(
+        {
+            "small": {},
+            "lite0": {"size": 128, "fp32_epochs": 2, "fp32_lr": 0.02, "train_images": 50_000, "epochs": 2},
+        },
+        networks="lite0",
+        evaluate="every",
+    ),
+}  # fmt: skip
+
+
+def _networks(settings: Mapping[str, Scalar]) -> list[Network]:
+    names = [name.strip() for name in str(settings["networks"]).split(",")]
+    for name in names:
+        if name not in NETWORKS:
+            raise UsageError(f"networks={settings['networks']}: {suggestion(name, NETWORKS)}")
+    return [NETWORKS[name] for name in dict.fromkeys(names)]
+
+
+def _seeds_of(network: Network, settings: Mapping[str, Scalar]) -> float:
+    seeds = settings.get(f"{network.name}_seeds", float("inf"))
+    if not isinstance(seeds, int | float) or seeds < 1:
+        raise UsageError(f"{network.name}_seeds={seeds}: give a number of seeds from 1 on")
+    return seeds
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    pairs = []
+    for pair in text.split(","):
+        weights, _, activations = pair.strip().partition("/")
+        for name in (weights, activations):
+            if name not in scaler_names():
+                raise UsageError(
+                    f"pairs={text}: give published, or weights/activations; {suggestion(name, scaler_names())}"
+                )
+        pairs.append((weights, activations))
+    return list(dict.fromkeys(pairs))
+
+
+def _deltas(settings: Mapping[str, Scalar]) -> list[float]:
+    try:
+        deltas = [float(text) for text in str(settings["deltas"]).split(",")] if settings["deltas"] else []
+    except ValueError:
+        raise UsageError(f"deltas={settings['deltas']}: give numbers, like 5e-4,5e-2, or none") from None
+    return [delta for delta in dict.fromkeys(deltas) if delta != settings["delta"]]
+
+
+def _check(network: Network, own: Mapping[str, Scalar], settings: Mapping[str, Scalar]) -> None:
+    for name, value in own.items():
+        setting = OF_NETWORK[name]
+        Setting(f"{network.name}_{name}", setting.default, setting.low, setting.high, setting.meaning).check(value)
+    for name, setting in COMMON.items():
+        setting.check(settings[name])
+    for name, known in CHOICES.items():
+        if settings[name] not in known:
+            raise UsageError(f"{name}={settings[name]}: {suggestion(str(settings[name]), known)}")
+    for name in ("fp32_images", "train_images"):
+        if own["batch"] > own[name]:  # type: ignore[operator]
+            raise UsageError(f"{network.name}_batch={own['batch']}: give at most {name}={own[name]}")
+
+
+TARGET = Figure4()

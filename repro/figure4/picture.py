@@ -1,0 +1,189 @@
+"""The pictures: every pair's runs as boxes, published and ours; and the sweep over delta."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from repro.evidence.intervals import t_interval
+from repro.evidence.records import Evidence
+from repro.evidence.render import style
+from repro.figure4 import EWGS, NETWORKS, Network
+from repro.figure4.cells import Cell, printed
+from repro.figure4.claims import MAIN, Ours, print_study
+from repro.figure4.study import Study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DRAWING = 1
+"""Version of the drawing, part of the pictures' fingerprint; raised when they change."""
+
+REFERENCES = (("ste", "ste"), ("ewgs", "ewgs"))
+"""Pairs whose means are the dashed lines."""
+COLOURS = {"published": "#0072B2", "small": "#009E73", "lite0": "#D55E00"}
+ALT = {
+    "figure4": "Accuracy of every pair of scalers at 3 bits, published and ours",
+    "figure4_bits": "Differences to STE at 2 and 4 bits, published and ours",
+    "figure4_delta": "ewgs over decades of delta",
+}
+
+
+def order(bits: int) -> list[Cell]:
+    """Cells of a width, mixed pairs first, in the order of the published file; references last."""
+    cells = [cell for cell in printed() if cell.bits == bits]
+    return sorted(cells, key=lambda cell: cell.weights == cell.activations)
+
+
+def pairs(evidence: Evidence) -> Figure:
+    """The printed figure and ours beside it: a box of all runs for each pair, dashed lines at two references."""
+    from matplotlib.figure import Figure
+
+    studies = [
+        ("Published: EfficientNet-Lite0,\nImageNet, 20 runs", "published", print_study(MAIN)),
+        *_ours(evidence, MAIN),
+    ]
+    with style():
+        figure = Figure(figsize=(4.6 * len(studies) + 1.4, 8.6))
+        panels = figure.subplots(1, len(studies), sharey=True, squeeze=False)[0]
+        for axes, (title, source, study) in zip(panels, studies, strict=True):
+            _boxes(axes, study, order(MAIN), COLOURS[source])
+            axes.set_title(title, fontweight="bold", fontsize=14)
+            axes.set_xlabel("top-1 accuracy, %", fontsize=13)
+        _pair_labels(panels[0], order(MAIN))
+    return figure
+
+
+def _ours(evidence: Evidence, bits: int) -> list[tuple[str, str, Study]]:
+    """Title, source and study of each network that has runs, at the largest scale that has any of it."""
+    found = []
+    for network in NETWORKS.values():
+        for scale in reversed(evidence.scales):
+            study = Ours(evidence, scale, network).study(bits)
+            if study.cells:
+                found.append((_title(network, scale, study), network.name, study))
+                break
+    return found
+
+
+def _title(network: Network, scale: str, study: Study) -> str:
+    counts = {len(values) for values in study.cells.values()}
+    runs = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+    name = network.label[0].upper() + network.label[1:]
+    return f"Ours, {scale}: {name},\nCIFAR-10, {runs} seed{'s' * (max(counts) > 1)}"
+
+
+def _boxes(axes: Axes, study: Study, cells: list[Cell], colour: str) -> None:
+    for row, cell in enumerate(cells):
+        values = sorted(study.cells.get(cell, {}).values())
+        if not values:
+            continue
+        if len(values) >= 5:
+            axes.boxplot(
+                [values], positions=[row], orientation="horizontal", widths=0.62, patch_artist=True, showfliers=False,
+                manage_ticks=False, boxprops={"facecolor": f"{colour}33", "edgecolor": colour, "linewidth": 1.4},
+                medianprops={"color": colour, "linewidth": 2.6}, whiskerprops={"color": colour, "linewidth": 1.4},
+                capprops={"color": colour, "linewidth": 1.4},
+            )  # fmt: skip
+        heights = [row + 0.18 * ((i % 3) - 1) for i in range(len(values))]
+        axes.plot(values, heights, "o", color=colour, markersize=3.4 if len(values) >= 5 else 6.5, alpha=0.75, mew=0)
+        axes.plot([fmean(values)], [row], "D", color="black", markersize=5.5, zorder=5)
+    for (weights, activations), dashes in zip(REFERENCES, ((5, 3), (2, 2)), strict=True):
+        values = list(study.cells.get(Cell(study.bits, weights, activations), {}).values())
+        if values:
+            axes.axvline(fmean(values), color="#404040", linestyle=(0, dashes), linewidth=1.5, zorder=1)
+            axes.annotate(
+                f"{weights}/{activations}", (fmean(values), 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                textcoords="offset points", ha="right" if weights == "ste" else "left", va="bottom", fontsize=10.5,
+            )  # fmt: skip
+    axes.title.set_y(1.035)
+    axes.tick_params(labelsize=12)
+    axes.grid(axis="y", visible=False)
+
+
+def _pair_labels(axes: Axes, cells: list[Cell]) -> None:
+    axes.set_yticks(range(len(cells)), [cell.pair.replace("_noise", "") for cell in cells], fontsize=13)
+    axes.set_ylim(len(cells) - 0.4, -0.6)
+    axes.set_ylabel("gradient scaler of weights / activations", fontsize=13)
+
+
+def differences(evidence: Evidence) -> Figure:
+    """Differences to STE at the other widths, with their simultaneous intervals."""
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+    others = [bits for bits in dict.fromkeys(cell.bits for cell in printed()) if bits != MAIN]
+    with style():
+        figure = Figure(figsize=(6.2 * len(others), 4.6))
+        panels = figure.subplots(1, len(others), squeeze=False)[0]
+        labels: dict[str, str] = {}
+        for axes, bits in zip(panels, others, strict=True):
+            cells = [cell for cell in order(bits) if cell != cell.control]
+            studies = [("Published", "published", print_study(bits)), *_ours(evidence, bits)]
+            for i, (title, source, study) in enumerate(studies):
+                labels[source] = title.replace("\n", " ") if source != "published" else "published runs"
+                for row, cell in enumerate(cells):
+                    interval = study.differences.get(cell)
+                    if interval is None:
+                        continue
+                    height = row + 0.24 * (i - (len(studies) - 1) / 2)
+                    if interval.low is not None and interval.high is not None:
+                        axes.plot([interval.low, interval.high], [height] * 2, color=COLOURS[source], linewidth=2.4)
+                    axes.plot([interval.estimate], [height], "o", color=COLOURS[source], markersize=7)
+            axes.axvline(0, color="#404040", linestyle=(0, (5, 3)), linewidth=1.4)
+            axes.set_title(f"{bits} bits", fontweight="bold", fontsize=14)
+            axes.set_xlabel("top-1 minus that of ste/ste, points", fontsize=13)
+            axes.set_yticks(range(len(cells)), [cell.pair for cell in cells], fontsize=13)
+            axes.set_ylim(len(cells) - 0.5, -0.5)
+            axes.grid(axis="y", visible=False)
+        keys = [Line2D([], [], color=COLOURS[s], marker="o", label=label) for s, label in labels.items()]
+        figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), fontsize=12)
+    return figure
+
+
+def sweep(evidence: Evidence) -> Figure | None:
+    """Accuracy and rounding error of the weights over delta, both minus STE; None where nothing is swept."""
+    from matplotlib.figure import Figure
+
+    from repro.figure4.page import deltas
+
+    network = next(network for network in NETWORKS.values() if network.swept)
+    scale = next((s for s in reversed(evidence.scales) if deltas(evidence, s, network.name)), None)
+    if scale is None:
+        return None
+    ours, cell = Ours(evidence, scale, network), Cell(network.bits[0], *EWGS)
+    arms: dict[float, float | None] = {delta: delta for delta in deltas(evidence, scale, network.name)}
+    for record in evidence.seeds(scale, cell.unit(network.name)).values():
+        arms[float(record.settings["delta"])] = None  # type: ignore[arg-type]
+    with style():
+        figure = Figure(figsize=(10.4, 4.2))
+        for axes, (outcome, label) in zip(
+            figure.subplots(1, 2),
+            (("top1", "top-1 minus STE, points"), ("weight_error", "mean |e| of the weights minus STE, steps")),
+            strict=True,
+        ):
+            control = ours.values(cell.control, outcome)
+            for delta, unit_delta in sorted(arms.items()):
+                values = ours.values(cell, outcome, unit_delta)
+                both = sorted(values.keys() & control.keys())
+                if not both:
+                    continue
+                interval = t_interval([values[seed] - control[seed] for seed in both])
+                if interval.low is not None and interval.high is not None:
+                    axes.plot([delta] * 2, [interval.low, interval.high], color=COLOURS["small"], linewidth=2.4)
+                axes.plot([delta], [interval.estimate], "o", color=COLOURS["small"], markersize=8)
+            axes.axhline(0, color="#404040", linestyle=(0, (5, 3)), linewidth=1.4)
+            axes.set_xscale("log")
+            axes.set_xlabel("delta", fontsize=13)
+            axes.set_ylabel(label, fontsize=13)
+        figure.suptitle(f"{cell.pair} at {cell.bits} bits, {network.label}, {scale}", fontweight="bold", fontsize=13)
+    return figure
+
+
+PICTURES: Mapping[str, Callable[[Evidence], Figure | None]] = {
+    "figure4": pairs,
+    "figure4_bits": differences,
+    "figure4_delta": sweep,
+}

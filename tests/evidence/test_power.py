@@ -1,0 +1,40 @@
+"""Power and numbers of seeds: against simulation, against each other, and at the edges."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from repro.evidence.intervals import t_interval
+from repro.evidence.power import power, seeds_needed
+
+
+def test_power_is_the_share_of_intervals_that_exclude_zero() -> None:
+    rng = np.random.default_rng(0)
+    hits = [
+        not low <= 0 <= high for _, low, high, *_ in (t_interval(rng.normal(0.6, 1, 15).tolist()) for _ in range(2000))
+    ]  # type: ignore[operator]
+    assert np.mean(hits) == pytest.approx(power(15, 0.6, 1.0), abs=0.04)
+
+
+def test_without_an_effect_it_is_the_level() -> None:
+    assert power(9, 0.0, 1.0) == pytest.approx(0.05, abs=1e-9)
+    assert power(9, 0.0, 1.0, comparisons=10) == pytest.approx(0.005, abs=1e-9)
+
+
+@pytest.mark.parametrize(("effect", "comparisons"), [(0.6, 1), (0.6, 17), (0.1, 1), (-0.6, 1), (50.0, 1)])
+def test_the_smallest_number_that_is_enough(effect: float, comparisons: int) -> None:
+    n = seeds_needed(effect, 0.7, 0.8, comparisons=comparisons)
+    assert power(n, abs(effect), 0.7, comparisons=comparisons) >= 0.8
+    assert n == 2 or power(n - 1, abs(effect), 0.7, comparisons=comparisons) < 0.8
+
+
+def test_what_cannot_be_planned() -> None:
+    with pytest.raises(ValueError, match="effect=0"):
+        seeds_needed(0.0, 1.0)
+    with pytest.raises(ValueError, match="sd=0"):
+        seeds_needed(1.0, 0.0)
+    with pytest.raises(ValueError, match="more than"):
+        seeds_needed(1e-9, 1.0)
+    with pytest.raises(ValueError, match="1 seeds"):
+        power(1, 1.0, 1.0)
