@@ -235,6 +235,25 @@ def accept(ctx: click.Context, target: str, scale: str | None) -> None:
 
 
 @cli.command()
+@click.argument("target")
+@click.option("--effect", type=click.FloatRange(min=0, min_open=True), required=True, help="Difference to see, points.")
+@click.option("--power", type=click.FloatRange(0.05, 0.999), default=0.8, show_default=True, help="Chance to see it.")
+@out_option
+@json_option
+@debug
+@click.pass_context
+def plan(ctx: click.Context, target: str, effect: float, power: float, as_json: bool) -> None:
+    """Seeds and hours that it takes to see an effect in TARGET, at the spread and speed of its records."""
+    from repro.plan import as_text, plan
+
+    found = plan(ctx.obj, targets.get(target), effect, power)
+    if as_json:
+        _print_json([one._asdict() for one in found])
+    else:
+        click.echo(as_text(target, found, effect, power))
+
+
+@cli.command()
 @click.argument("names", nargs=-1, metavar="[NAME...]")
 @click.option("--data-root", type=PATH, help="Folder of the data sets [REPRO_DATA, or the user's cache].")
 @debug

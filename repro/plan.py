@@ -1,0 +1,110 @@
+"""How many seeds, and hours, it takes to see an effect at the spread and speed that were recorded."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from repro import targets
+from repro.errors import ReproError, UsageError
+from repro.evidence.power import Design, power, seeds_needed
+from repro.evidence.render import markdown_table
+from repro.places import Places, gather
+from repro.targets import Target
+
+
+class Planned(NamedTuple):
+    """What one recorded comparison says of an effect."""
+
+    name: str
+    scale: str
+    source: str
+    """`committed` or `this machine`."""
+    sd: float
+    """Over seeds, of an arm's difference to the control."""
+    recorded: int
+    """Seeds that it was measured on."""
+    power_now: float
+    """With these, of one comparison planned alone."""
+    seeds: int
+    """For one comparison planned alone."""
+    hours: float
+    """Of one core, for so many seeds of all arms."""
+    comparisons: int
+    seeds_together: int
+    """For all comparisons at once, with Bonferroni's correction."""
+    hours_together: float
+
+
+def plan(places: Places, target: Target, effect: float, wanted: float) -> list[Planned]:
+    """What every recorded comparison of a target says, committed ones first.
+
+    Raises `UsageError` for a target that compares no arms and for an effect out of reach; `ReproError` where nothing
+    is recorded to plan from.
+    """
+    designs: Any = getattr(target, "designs", None)
+    if designs is None:
+        able = [name for name in targets.names() if hasattr(targets.get(name), "designs")]
+        raise UsageError(f"{target.name} has no comparison to plan; there is {', '.join(able)}")
+    stores = {"committed": places.committed(target), "this machine": places.local}
+    found = [(source, design) for source, store in stores.items() for design in designs(gather(target, store))]
+    if not found:
+        remedy = f"python -m repro {target.name} --scale cpu --seeds 3"
+        raise ReproError(f"{target.name}: no comparison has the two seeds that a spread takes; first {remedy}")
+    try:
+        return [_planned(source, design, effect, wanted) for source, design in found]
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _planned(source: str, design: Design, effect: float, wanted: float) -> Planned:
+    alone = seeds_needed(effect, design.sd, wanted)
+    together = seeds_needed(effect, design.sd, wanted, comparisons=design.comparisons)
+    return Planned(
+        design.name,
+        design.scale,
+        source,
+        design.sd,
+        design.n,
+        power(design.n, effect, design.sd),
+        alone,
+        alone * design.seconds / 3600,
+        design.comparisons,
+        together,
+        together * design.seconds / 3600,
+    )
+
+
+def as_text(target: str, found: list[Planned], effect: float, wanted: float) -> str:
+    """The same as a Markdown table."""
+    header = (
+        "runs",
+        "scale",
+        "records",
+        "sd",
+        "n",
+        "power now",
+        "seeds",
+        "core hours",
+        "seeds, all",
+        "core hours, all",
+    )
+    lines = [
+        (
+            one.name,
+            one.scale,
+            one.source,
+            f"{one.sd:.3g}",
+            str(one.recorded),
+            f"{100 * one.power_now:.0f} %",
+            str(one.seeds),
+            f"{one.hours:.1f}",
+            str(one.seeds_together),
+            f"{one.hours_together:.1f}",
+        )
+        for one in found
+    ]
+    return (
+        f"{target}: seeds that show a difference of {effect:g} points with {100 * wanted:g} % power, paired by seed, "
+        "at the recorded spread of differences (sd); all: every comparison at once.\n\n"
+        f"{markdown_table(header, lines, 'lll' + 'r' * 7)}"
+    ).rstrip()
