@@ -66,6 +66,12 @@ def _resnet18(settings: Settings, classes: int) -> nn.Module:
     return ResNet18(settings["width"], settings["stem_stride"], classes)
 
 
+def _mobilenetv2(settings: Settings, classes: int) -> nn.Module:
+    from repro.networks.mobilenet import MobileNetV2
+
+    return MobileNetV2(settings["width_multiplier"], settings["stem_stride"], classes)
+
+
 def _cifar10(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatches]:
     from repro.datasets import cifar10
     from repro.training.batches import Batches
@@ -80,4 +86,5 @@ def _cifar10(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatch
 
 TEST_BATCH = 500
 RESNET18 = Network(("width", "stem_stride"), _resnet18)
+MOBILENETV2 = Network(("width_multiplier", "stem_stride"), _mobilenetv2)
 CIFAR10 = Data(("train_images", "test_images"), ("cifar10",), 10, _cifar10)

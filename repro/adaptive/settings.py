@@ -35,6 +35,7 @@ class Setting:
 _ALL = (
     # Strided 1x1 convolutions of fewer than 8 channels, channels-last, break the heap in oneDNN without AVX-512.
     Setting("width", 64, 8, 512, "channels of the first stage; 64 is the published network"),
+    Setting("width_multiplier", 1.0, 0.1, 4, "MobileNetV2: of all channels; 1 is the published network"),
     Setting("stem_stride", 1, 1, 4, "stride of the first convolution; 1 is the published network"),
     Setting("train_images", 50_000, 1, 50_000, "first training images used"),
     Setting("test_images", 10_000, 1, 10_000, "first test images used"),

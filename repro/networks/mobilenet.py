@@ -1,0 +1,79 @@
+"""MobileNetV2 for small images: torchvision's, with the strides that are usual there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+from torchvision.models import mobilenetv2
+
+STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+"""Expansion, channels, blocks and stride of each stage; the second's stride is 2 on ImageNet."""
+
+
+class MobileNetV2(mobilenetv2.MobileNetV2):
+    """MobileNetV2 on small images: (N, 3, H, W) float to (N, classes) logits.
+
+    Every ReLU6 is a ReLU, whose clip is the quantizer's to learn, and there is no dropout.
+
+    Args:
+        width_multiplier: of all channels but those of the head, rounded to multiples of 8; the published network has 1.
+        stem_stride: 1 as usual for CIFAR-10; 2 makes everything behind it four times cheaper.
+        classes: number of classes.
+
+    Source: Sandler et al. 2018; strides for CIFAR-10 as in the wide-spread re-implementations.
+
+    >>> import torch
+    >>> net = MobileNetV2(width_multiplier=0.5, stem_stride=2)
+    >>> net(torch.zeros(2, 3, 32, 32)).shape, len(net.blocks)
+    (torch.Size([2, 10]), 17)
+    """
+
+    full_precision = frozenset({"features.0.0", "features.18.2", "classifier.1"})
+    """Stem and classifier are never quantized, nor is the activation before the pool."""
+
+    def __init__(self, width_multiplier: float = 1.0, stem_stride: int = 1, classes: int = 10) -> None:
+        settings = [list(stage) for stage in STAGES]
+        super().__init__(classes, width_multiplier, settings, dropout=0.0)
+        self.features[0][0].stride = (stem_stride, stem_stride)
+        for name, module in list(self.named_modules()):
+            if isinstance(module, nn.ReLU6):
+                self.set_submodule(name, nn.ReLU())
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        """The inverted residual blocks."""
+        return self.features[1:-1]
+
+    def layers(self) -> list[list[nn.Module]]:
+        """Modules that share a bit-width when each layer has its own, in order: input quantizer, convolution, norm.
+
+        The stem's batch norm belongs to the first layer, whose input it makes. A block's output, which has a sign, is
+        not quantized: layers that read it have no input quantizer.
+
+        >>> layers = MobileNetV2().layers()
+        >>> len(layers), [len(layer) for layer in layers[:4]]
+        (51, [4, 3, 2, 3])
+        """
+        found: list[list[nn.Module]] = []
+        incoming: list[nn.Module] = list(self.features[0].children())[1:]
+        for leaf in _leaves(self.features[1:]):
+            if isinstance(leaf, nn.Conv2d):
+                found.append([*incoming, leaf])
+                incoming = []
+                norm_next = True
+            elif norm_next:
+                found[-1].append(leaf)
+                norm_next = False
+            else:
+                incoming = [leaf]
+        return found
+
+
+def _leaves(module: nn.Module) -> Iterator[nn.Module]:
+    """Convolutions, norms and activations, in the order of the forward pass."""
+    for child in module.children():
+        if isinstance(child, nn.Sequential | mobilenetv2.InvertedResidual):
+            yield from _leaves(child)
+        else:
+            yield child
