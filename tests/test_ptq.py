@@ -88,7 +88,7 @@ class TestUnits:
             ({"widths": "8,9"}, "widths=8,9: give different bit-widths from 2 to 8"),
             ({"widths": "8,8"}, "widths=8,8"),
             ({"widths": ""}, "widths="),
-            ({"every": "3"}, "every=3: give a power of two"),
+            ({"every": "0"}, "every=0: give a value from 1 to 2048"),
             ({"calibration_images": "0"}, "calibration_images=0: give a value from 1 to 16666"),
             ({"percent": "101"}, "percent=101"),
             ({"weights": "msee"}, "weights=msee: give same, or one of max"),

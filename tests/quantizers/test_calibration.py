@@ -18,6 +18,7 @@ from repro.quantizers.calibration import (
     Histogram,
     calibrate,
     calibrator_names,
+    calibrators,
     histogram,
     kernels,
     reference,
@@ -110,24 +111,35 @@ class TestHistogram:
         for other in (x.contiguous(memory_format=torch.channels_last), x.transpose(1, 3), x[:, :, ::1]):
             assert same(observed(other), observed(x))
 
-    def test_a_sample_keeps_the_largest_and_one_block_in_so_many(self) -> None:
-        x = heavy(64 * histogram.BLOCK)
+    def test_a_sample_keeps_the_largest_and_one_run_in_so_many(self) -> None:
+        x = heavy(64 * 16 * histogram.RUN)
         sampled, whole = observed(x, every=16), observed(x)
         assert sampled.largest == whole.largest
         assert sampled.total.item() * 16 == whole.total.item()
         shares = [h.counts[0].cumsum(0) / h.total for h in (sampled, whole)]
         assert (shares[0] - shares[1]).abs().max() < 4 / (2 * sampled.total.item() ** 0.5)
 
-    def test_a_sample_moves_on_from_block_to_block(self) -> None:
-        """Values that repeat with the block are sampled at every place of it."""
-        x = torch.arange(histogram.BLOCK).float().repeat(16)
-        assert len(observed(x, every=16).counts[0].nonzero()) == histogram.BLOCK
+    def test_a_sample_moves_on_from_run_to_run(self) -> None:
+        """Values that repeat with the group of runs are sampled at every place of it."""
+        group = 4 * histogram.RUN
+        x = torch.arange(group).float().repeat(4)
+        assert len(observed(x, every=4).counts[0].nonzero()) == group
+
+    def test_too_few_values_for_every_place_are_all_counted(self) -> None:
+        x = heavy(4 * 4 * histogram.RUN - 1)
+        assert torch.equal(observed(x, every=4).counts, observed(x).counts)
+
+    @pytest.mark.parametrize("n", [1000, 5 * 4 * histogram.RUN + 7])
+    def test_torch_alone_samples_as_the_kernel_does(self, n: int) -> None:
+        x = heavy(n)[None]
+        found = observed(x, every=4)
+        assert torch.equal(found._counted(found._sample(x), (1 / found.width).float()), found.counts)
 
     def test_state_makes_the_same_histogram(self) -> None:
         found = observed(heavy(100))
         assert same(Histogram.of(found.state_dict(), signed=True), found)
 
-    @pytest.mark.parametrize("how", [{"bins": 100}, {"bins": 1}, {"every": 3}, {"every": 0}, {"every": 2, "axis": 0}])
+    @pytest.mark.parametrize("how", [{"bins": 100}, {"bins": 1}, {"every": 0}, {"every": 2, "axis": 0}])
     def test_bad_arguments(self, how: dict) -> None:
         with pytest.raises(ValueError, match="="):
             Histogram(**how)
@@ -242,9 +254,11 @@ class TestRanges:
         assert upper / step == pytest.approx(2 ** (bits - 1) - 1 if signed else 2**bits - 1)
 
     @pytest.mark.parametrize("method", METHODS)
-    def test_per_channel_equals_a_loop_of_per_tensor(self, method: str) -> None:
-        x = heavy(8 * 900).reshape(8, 900) * torch.logspace(-2, 2, 8)[:, None]
+    @pytest.mark.parametrize("channels", [8, calibrators.CHANNELS + 1])
+    def test_per_channel_equals_a_loop_of_per_tensor(self, method: str, channels: int) -> None:
+        x = heavy(channels * 300).reshape(channels, 300) * torch.logspace(-2, 2, channels)[:, None]
         together = calibrate(x, method, bits=4, axis=0)
+        assert len(together.step) == channels
         for channel, values in enumerate(x):
             assert [p[channel] for p in together] == list(calibrate(values, method, bits=4))
 

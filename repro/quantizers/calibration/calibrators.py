@@ -14,6 +14,8 @@ from repro.quantizers.calibration.histogram import BINS, CalibrationError, Histo
 
 BITS = range(2, 9)
 CANDIDATES = 128
+CHANNELS = 64
+"""Channels of a tensor that are taken at a time: their histograms stay in the cache."""
 ALL_ZERO = 1.0
 """Range of a tensor or channel that holds nothing but zeros; paper A's rule `q_max == 0 -> 1`."""
 
@@ -112,6 +114,12 @@ def calibrate(
         raise CalibrationError(f"no calibrator {method!r}: {suggestion(method, calibrator_names())}")
     if bits not in BITS:
         raise CalibrationError(f"bits={bits}: give a width from {BITS[0]} to {BITS[-1]}")
+    if isinstance(values, Tensor) and axis is not None and _channels(values, axis) > CHANNELS:
+        parts = (
+            calibrate(part, method, bits=bits, signed=signed, axis=axis, **options)
+            for part in values.split(CHANNELS, axis)
+        )
+        return Range(*map(np.concatenate, zip(*parts, strict=True)))
     histogram = values if isinstance(values, Histogram) else Histogram(axis=axis, signed=signed)
     if histogram is not values:
         histogram.observe(values)  # type: ignore[arg-type]
@@ -128,6 +136,10 @@ def calibrate(
     except ValueError as error:
         raise CalibrationError(f"{method} gives no usable range: {error}") from error
     return found
+
+
+def _channels(x: Tensor, axis: int) -> int:
+    return x.shape[axis] if -x.ndim <= axis < x.ndim else 0
 
 
 @register_calibrator("max")
@@ -182,10 +194,7 @@ def entropy(histogram: Histogram, grid: Grid, zeros: str = "next") -> np.ndarray
     if zeros not in ("next", "kept"):
         raise CalibrationError(f"zeros={zeros!r}: {suggestion(zeros, ('next', 'kept'))}")
     counts, width, largest = histogram.numpy()
-    if zeros == "next":
-        counts = counts.copy()
-        counts[:, 0] = counts[:, 1]
-    kept = entropy(counts, grid.levels)
+    kept = entropy(counts, grid.levels, zeros == "kept")
     return np.where(kept > 0, np.minimum((kept + 0.5) * width, largest), largest)
 
 

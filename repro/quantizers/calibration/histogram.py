@@ -11,8 +11,8 @@ from repro.errors import ReproError
 BINS = 2048
 SMALLEST = -120
 """Exponent of the narrowest bin: its reciprocal, and the top of its range, are normal float32 numbers."""
-BLOCK = 2048
-"""Values in a block of which `every` keeps a part."""
+RUN = 256
+"""Neighbours in memory that a sample takes together: fewer would cost the latency of memory, not its bandwidth."""
 
 
 class CalibrationError(ReproError, ValueError):
@@ -33,9 +33,10 @@ class Histogram:
         axis: channel axis of the observed tensors; None: one histogram for all.
         signed: whether the range to be found is symmetric; otherwise it begins at 0, where negative values go.
         bins: a power of two.
-        every: count one block of values in so many (the largest value is exact all the same), which makes watching a
-            network nearly free. Sampled are `2048 / every` neighbours out of each 2048 in memory order, at a position
-            that moves on from block to block; then what is counted depends on the batches.
+        every: count one value in so many (the largest is exact all the same), which makes watching a network cheap.
+            Of each `every` runs of 256 neighbours in memory one is counted, the first of the first `every`, the second
+            of the next and so on; fewer than 256 every^2 values are counted in full. So what is counted depends on the
+            batches.
 
     Raises `ValueError` for an argument out of its range.
 
@@ -51,8 +52,8 @@ class Histogram:
     def __init__(self, *, axis: int | None = None, signed: bool = True, bins: int = BINS, every: int = 1) -> None:
         if bins < 2 or bins & (bins - 1):
             raise ValueError(f"bins={bins}: give a power of two")
-        if not (1 <= every <= BLOCK and BLOCK % every == 0):
-            raise ValueError(f"every={every}: give a divisor of {BLOCK}")
+        if every < 1:
+            raise ValueError(f"every={every}: give 1 or more")
         if axis is not None and every > 1:
             raise ValueError(f"every={every}: only histograms per tensor can be sampled")
         self.axis, self.signed, self.bins, self.every = axis, signed, bins, every
@@ -89,10 +90,13 @@ class Histogram:
         if not (torch.isfinite(low) & torch.isfinite(high)).all():
             bad = int((~torch.isfinite(rows)).sum())
             raise CalibrationError(f"{bad} of {rows.numel()} values are NaN or infinite: a range needs finite values")
-        if len(self.counts) == 0:
+        first = len(self.counts) == 0  # nothing to move into wider bins
+        if first:
             self._begin(len(rows), x.device)
-        self._grow_to(largest)
-        self._count(self._sample(rows))
+        doublings = self._grow_to(largest)
+        if not first and bool(doublings.any()):
+            self._double(doublings)
+        self._count(rows)
 
     def _rows(self, x: Tensor) -> Tensor:
         """(channels, values) of x: a view where memory allows it; per tensor in memory order, which costs nothing."""
@@ -106,38 +110,46 @@ class Histogram:
             raise CalibrationError(f"{len(rows)} channels where earlier batches had {len(self.counts)}")
         return rows.contiguous()
 
-    def _sample(self, rows: Tensor) -> Tensor:
-        blocks = rows.shape[1] // BLOCK
-        if self.every == 1 or blocks < self.every:
-            return rows
-        parts = rows[0, : blocks * BLOCK].view(blocks, self.every, BLOCK // self.every)
-        index = torch.arange(blocks, device=rows.device)
-        return parts[index, index % self.every].view(1, -1)
+    def _runs(self, n: int) -> tuple[Tensor, int]:
+        """What is counted of a row of n values: where each run of neighbours starts, int64, and how long it is."""
+        groups = n // (RUN * self.every)
+        if self.every == 1 or groups < self.every:
+            return torch.zeros(1, dtype=torch.int64), n
+        group = torch.arange(groups)
+        return (group * self.every + group % self.every) * RUN, RUN
 
     def _begin(self, channels: int, device: torch.device) -> None:
         self.counts = torch.zeros(channels, self.bins, dtype=torch.int64, device=device)
         self.largest = torch.zeros(channels, dtype=torch.float64, device=device)
         self._exponent = torch.full((channels,), SMALLEST, device=device)
 
-    def _grow_to(self, largest: Tensor) -> None:
+    def _grow_to(self, largest: Tensor) -> Tensor:
+        """Widen the bins to hold `largest`; gives how often each channel's width doubled."""
         self.largest = torch.maximum(self.largest, largest)
         # largest = f 2^k with 1/2 <= f < 1, so that largest < 2^k = bins * 2^(k - log2 bins)
         needed = torch.frexp(self.largest).exponent.long() - (self.bins.bit_length() - 1)
         needed = torch.where(self.largest > 0, needed, SMALLEST)  # frexp gives 0 the exponent 0
         doublings = (needed - self._exponent).clamp(min=0)
-        if bool(doublings.any()):
-            moved = torch.arange(self.bins, device=doublings.device) >> doublings.clamp(max=62)[:, None]
-            self.counts = torch.zeros_like(self.counts).scatter_add_(1, moved, self.counts)
-            self._exponent = self._exponent + doublings
+        self._exponent = self._exponent + doublings
+        return doublings
+
+    def _double(self, doublings: Tensor) -> None:
+        moved = torch.arange(self.bins, device=doublings.device) >> doublings.clamp(max=62)[:, None]
+        self.counts = torch.zeros_like(self.counts).scatter_add_(1, moved, self.counts)
 
     def _count(self, rows: Tensor) -> None:
         scale = (1 / self.width).float()
         if rows.device.type == "cpu":
             from repro.quantizers.calibration.kernels import count
 
-            count(rows.numpy(), scale.numpy(), self.signed, self.counts.numpy())
+            runs, length = self._runs(rows.shape[1])
+            count(rows.numpy(), runs.numpy(), length, scale.numpy(), self.signed, self.counts.numpy())
         else:
-            self.counts += self._counted(rows, scale)
+            self.counts += self._counted(self._sample(rows), scale)
+
+    def _sample(self, rows: Tensor) -> Tensor:
+        runs, length = self._runs(rows.shape[1])
+        return rows.unfold(1, length, 1)[:, runs.to(rows.device)].flatten(1)
 
     def _counted(self, rows: Tensor, scale: Tensor) -> Tensor:
         """The counts of rows by torch alone, on any device: integers, where `torch.histc` would count in float32."""

@@ -14,35 +14,42 @@ FEW = 8192
 
 
 @njit(nogil=True, cache=True)
-def count(values: np.ndarray, scale: np.ndarray, signed: bool, counts: np.ndarray) -> None:
+def count(
+    values: np.ndarray, runs: np.ndarray, length: int, scale: np.ndarray, signed: bool, counts: np.ndarray
+) -> None:
     """Add to `counts` (rows, bins) int64 the bins `floor(|x| * scale)` of `values` (rows, n) float32.
 
-    `scale` (rows,) float32 is one over each row's bin width, a power of two, so that the product is exact. Unsigned:
-    `max(x, 0)` in place of `|x|`. Every bin has to exist. Four partial histograms keep runs of one value, the zeros
-    behind a ReLU, from waiting on a single counter; each is uint32 and empty again before it could overflow.
+    Counted are the `length` values of each row from every index in `runs` on. `scale` (rows,) float32 is one over each
+    row's bin width, a power of two, so that the product is exact. Unsigned: `max(x, 0)` in place of `|x|`. Every bin
+    has to exist. Four partial histograms keep runs of one value, the zeros behind a ReLU, from waiting on a single
+    counter; each is uint32 and empty again before it could overflow.
     """
-    rows, n = values.shape
+    rows = len(values)
     bins = counts.shape[1]
+    few = len(runs) * length <= FEW
     part = np.zeros((4, bins), np.uint32)
     for row in range(rows):
         factor = scale[row]
-        if n <= FEW:
-            for i in range(n):
+        for start in runs:
+            for i in range(start, start + length):
                 x = values[row, i]
-                counts[row, int((abs(x) if signed else max(x, np.float32(0))) * factor)] += 1
+                b = int((abs(x) if signed else max(x, np.float32(0))) * factor)
+                if few:
+                    counts[row, b] += 1
+                else:
+                    part[i & 3, b] += np.uint32(1)
+        if few:
             continue
-        for i in range(n):
-            x = values[row, i]
-            part[i & 3, int((abs(x) if signed else max(x, np.float32(0))) * factor)] += np.uint32(1)
         for b in range(bins):
             counts[row, b] += np.int64(part[0, b]) + part[1, b] + part[2, b] + part[3, b]
         part[:] = 0
 
 
 @njit(nogil=True, cache=True)
-def entropy(counts: np.ndarray, levels: int) -> np.ndarray:
+def entropy(counts: np.ndarray, levels: int, zeros_kept: bool = True) -> np.ndarray:
     """For each row of `counts` (rows, bins), the number of bins m that the KL search keeps; 0 where none can be.
 
+    Unless `zeros_kept`, the first bin counts as many as the second.
     With c the counts, N their sum, M those of the first i bins, S_k the count and n_k the occupied bins of level k:
 
         N KL_i = sum_{j < i-1} c_j ln c_j + p ln p - sum_k S_k ln(S_k / n_k) - (N - M) ln(S_last / n_last) + N ln(M / N)
@@ -53,9 +60,11 @@ def entropy(counts: np.ndarray, levels: int) -> np.ndarray:
     rows, bins = counts.shape
     kept = np.zeros(rows, np.int64)
     mass, occupied, entropies = np.zeros(bins + 1, np.int64), np.zeros(bins + 1, np.int64), np.zeros(bins + 1)
-    divergence = np.empty(bins + 1)
+    divergence, c = np.empty(bins + 1), np.empty(bins, np.int64)
     for row in range(rows):
-        c = counts[row]
+        c[:] = counts[row]
+        if not zeros_kept:
+            c[0] = c[1]
         top = 0
         for j in range(bins):
             mass[j + 1] = mass[j] + c[j]
