@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from repro.evidence.records import Evidence
 
 Scalar = str | int | float | bool | None
-BUILT_IN = ("distillation", "figure2", "figure4", "ptq", "size_latency", "table1", "table2", "table3", "table4")
+BUILT_IN = (
+    "distillation", "figure2", "figure4", "identification", "ptq", "size_latency", "table1", "table2", "table3", "table4",
+)  # fmt: skip
 ENTRY_POINTS = "repro.targets"
 
 
@@ -53,6 +55,10 @@ class Outcome:
     """Images that went through the network, for the record's images per second."""
 
 
+def unheard(done: int, total: int, note: str) -> None:
+    """Progress that nobody is told of."""
+
+
 @dataclass(frozen=True)
 class Context:
     """Where and with what a unit runs. `folder` is the unit's own and survives a kill: checkpoints live there.
@@ -65,13 +71,15 @@ class Context:
     inputs: Mapping[str, Path] = field(default_factory=dict)
     device: str = "cpu"
     backend: str | None = None
-    progress: Callable[[int, int, str], None] = lambda done, total, note: None
+    progress: Callable[[int, int, str], None] = unheard
 
 
 class Target(Protocol):
     """The entry points every target has; `python -m repro` and the conformance test know nothing else of it.
 
     A target whose renders are computed by a backend of `backends` also has `with_backend(name)`: itself, on another.
+    One whose data depend on the scale has `data_of(unit)`: what to expect (`repro.datasets.fetch`) of each data set.
+    One whose units several processes can run together (`repro.training.distributed`) has `together = True`.
     """
 
     name: str

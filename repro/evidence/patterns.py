@@ -45,22 +45,28 @@ def _terms(text: str) -> dict[Place, float]:
     return coefficients
 
 
-def pattern_rows(evidence: Evidence, cell: Cell, scales: tuple[str, ...]) -> list[Row]:
+def pattern_rows(
+    evidence: Evidence,
+    cell: Cell,
+    scales: tuple[str, ...],
+    units: Callable[[str], Sequence[str]] = lambda row: (row,),
+) -> list[Row]:
     """Every preregistered pattern, judged at each scale that has records, or `missing` at the last of `scales`.
 
-    The row of a contrast's cell is the unit that it is measured by; the state is the worst of these units.
+    `units(row)` are those that the row of a contrast's cell is measured by, by default one of the same name; the state
+    is the worst of theirs.
     """
     return [
-        _row(pattern, evidence, cell, scale)
+        _row(pattern, evidence, cell, scale, units)
         for scale in evidence.scales or scales[-1:]
         for pattern in patterns(evidence.preregistered)
     ]
 
 
-def _row(pattern: Pattern, evidence: Evidence, cell: Cell, scale: str) -> Row:
+def _row(pattern: Pattern, evidence: Evidence, cell: Cell, scale: str, units: Callable[[str], Sequence[str]]) -> Row:
     places = sorted({place for contrast in pattern.contrasts for place in contrast.terms})
     judged = judge_seeds(pattern, {place: cell(scale, *place) for place in places})
-    states = [evidence.state(scale, unit) for unit, _ in places]
+    states = [evidence.state(scale, unit) for row, _ in places for unit in units(row)]
     state, reason = max(states, key=lambda pair: STATES.index(pair[0]))
     return Row(
         target=evidence.target,

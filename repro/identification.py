@@ -1,0 +1,275 @@
+"""Which quantizer do the DQ rows of Tables 1 and 2 speak for? Candidates ranked by how well they fit the print.
+
+The rows DQ (32 bit) and DQ (8 bit), each with and without BN calibration, need no joint training: a float network, or
+an individual 8-bit one, is cut down to fewer bits. Candidates are weight schemes and, for DQ (32 bit), rules that set
+the clip levels. Networks of different strength are compared in accuracy relative to the individual 8-bit network:
+
+    misfit = sqrt(mean over cells of (100 ours / ours_8 - 100 print / print_8)^2)      in points
+
+The print gives no number for any candidate: the study is exploratory, and its protocol is ours. What differs from Table
+1 at the same scale, numbered:
+
+1. `cpu`: 15,000 training images and 12 FP32 epochs (Table 1: 50,000 and 40), 5,000 test images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from repro.adaptive.layout import REDUCED
+from repro.adaptive.methods import BITS, FLOAT, INDIVIDUAL, METHODS, unit_of
+from repro.adaptive.problems import CIFAR10, MOBILENETV2, RESNET18, Problem
+from repro.adaptive.settings import CALIBRATED, START, TRAINED, check, scale
+from repro.evidence.claims import Row
+from repro.evidence.files import write_text
+from repro.evidence.intervals import mean_sd
+from repro.evidence.patterns import pattern_rows, pattern_table
+from repro.evidence.records import Evidence
+from repro.evidence.render import markdown_table, write_csv
+from repro.published import PublishedTable, table
+from repro.targets import Context, Outcome, Scalar, Unit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NUMERICS = 1
+"""Raised by hand when the code changes what a unit computes."""
+
+PROBLEMS = {"table1": Problem(RESNET18, CIFAR10), "table2": Problem(MOBILENETV2, CIFAR10)}
+SCHEMES = {
+    "nested": "nested codes, means realigned (ours elsewhere)",
+    "nearest": "DoReFa, rounded at each bit-width",
+    "floor": "AdaBits",
+    "centred": "AdaBits, centred",
+    "nested_restored": "nested codes, scale restored",
+    "nearest_restored": "DoReFa, scale restored",
+}
+"""Weight schemes in words, by name: see `repro.quantizers`."""
+ALPHAS: Mapping[str, float | None] = {"percentile": 99.9, "maximum": 100.0, "start": None}
+"""Clip levels of DQ (32 bit): a percentile of each float activation, or PACT's start as it is."""
+TOP = 8
+TRUNCATED = ("dq8", "dq8_bn_calib")
+FROM_FLOAT = ("dq32", "dq32_bn_calib")
+MISFIT = "misfit"
+
+
+def weight_of(scheme: str) -> Callable[[], nn.Module]:
+    """A factory of the scheme's weight quantizers."""
+    from repro.quantizers import DoReFaWeight
+    from repro.quantizers.schemes import RestoredScale, Rounding, UnitWeight
+
+    codes, _, restored = scheme.partition("_")
+    make = (
+        partial(DoReFaWeight, realign_in_graph=False)
+        if codes == "nested"
+        else partial(UnitWeight, cast(Rounding, codes))
+    )
+    return (lambda: RestoredScale(make())) if restored else make
+
+
+@dataclass(frozen=True)
+class Identification:
+    """The target; see `repro.targets.Target`."""
+
+    name: str = "identification"
+    title: str = "Which quantizer do the DQ rows speak for?"
+    kind: str = "table"
+    needs: tuple[str, ...] = CIFAR10.needs
+    artefact: str = "network.pt"
+    values_unit: str = "% top-1"
+    scales: Mapping[str, Mapping[str, Scalar]] = field(
+        default_factory=lambda: {
+            "smoke": _scale(
+                width=8, width_multiplier=0.25, train_images=2_000, test_images=500, fp32_epochs=2, epochs=1,
+                alpha_images=200, bn_images=1_024,
+            ),
+            "cpu": _scale(
+                width=16, width_multiplier=0.5, train_images=15_000, test_images=5_000, fp32_epochs=12, epochs=4,
+                bn_images=5_000,
+            ),
+        }
+    )  # fmt: skip
+    seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 1, "cpu": 3})
+
+    def units(self, scale: str, seeds: int, settings: Mapping[str, Scalar]) -> list[Unit]:
+        """The FP32 start of each table, then every scheme's individual 8-bit network and what is cut from both."""
+        check(settings)
+        return [unit for seed in range(seeds) for name in PROBLEMS for unit in self._units(name, scale, seed, settings)]
+
+    def _units(self, name: str, scale: str, seed: int, settings: Mapping[str, Scalar]) -> Iterator[Unit]:
+        def unit(method: str, start: str | None, *own: str, **fixed: Scalar) -> Unit:
+            keys = (*PROBLEMS[name].settings, *START, *own)
+            requires = (f"{name}-{start}",) * (start is not None)
+            chosen = {key: settings[key] for key in keys} | fixed
+            return Unit(self.name, scale, f"{name}-{method}", seed, chosen, NUMERICS, requires)
+
+        yield unit(FLOAT, None)
+        top = METHODS[INDIVIDUAL].unit(TOP)
+        for scheme in SCHEMES:
+            yield unit(f"{scheme}-{top}", FLOAT, *TRAINED)
+            for method in TRUNCATED:
+                yield unit(f"{scheme}-{method}", f"{scheme}-{top}", *TRAINED, *_calibrated(method))
+            for alpha, percentile in ALPHAS.items():
+                own = ("alpha_start",) if percentile is None else ("alpha_images",)
+                for method in FROM_FLOAT:
+                    yield unit(
+                        f"{scheme}-{alpha}-{method}", FLOAT, *own, *_calibrated(method), alpha_percentile=percentile
+                    )
+
+    def run(self, unit: Unit, context: Context) -> Outcome:
+        """Run the unit as its table would, but for the weight scheme."""
+        from repro.adaptive import experiment
+
+        name, *scheme, method = unit.name.split("-")
+        unit = replace(unit, name=method)
+        if method == FLOAT:
+            return experiment.run(unit, context, PROBLEMS[name])
+        recipe = unit_of(method)[0].recipe
+        (folder,) = context.inputs.values()
+        assert recipe is not None
+        return experiment.run(
+            unit, replace(context, inputs={recipe.start: folder}), PROBLEMS[name], weight=weight_of(scheme[0])
+        )
+
+    def rows(self, evidence: Evidence) -> list[Row]:
+        """The preregistered patterns: contrasts of misfits."""
+        return pattern_rows(evidence, partial(_cell, evidence), tuple(self.scales), _units_of)
+
+    def render(self, evidence: Evidence, folder: Path) -> list[Path]:
+        """`identification.csv` and `identification.md`."""
+        csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
+        write_csv(self.rows(evidence), csv)
+        return [csv, write_text(markdown, self._page({"": evidence}, evidence))]
+
+    def summary(self, committed: Evidence, local: Evidence) -> str:
+        """The ranking on committed and on local runs, and the claims judged on the committed ones."""
+        return self._page({"committed": committed, "this machine": local}, committed)
+
+    def _page(self, sources: Mapping[str, Evidence], judged: Evidence) -> str:
+        claims = f"## Claims\n\n{pattern_table(self.rows(judged), judged.preregistered)}"
+        runs = [
+            _ranking(f"{name} {scale}".strip(), evidence, scale)
+            for name, evidence in sources.items()
+            for scale in evidence.scales
+        ]
+        return "\n".join((f"# {self.title}\n", CAPTION, claims, *(runs or ["Nothing is recorded yet.\n"])))
+
+
+def _scale(**changed: Scalar) -> dict[str, Scalar]:
+    """Settings of a scale: those of Tables 1 and 2 that matter here, with the stem of their reduced scales."""
+    names = {name for problem in PROBLEMS.values() for name in problem.settings}
+    names |= {*START, *TRAINED, *CALIBRATED, "alpha_images"}
+    return {name: value for name, value in scale(stem_stride=2).items() if name in names} | changed
+
+
+def _calibrated(method: str) -> tuple[str, ...]:
+    return CALIBRATED if method.endswith("_bn_calib") else ()
+
+
+def relative(
+    evidence: Evidence, scale: str, name: str, scheme: str, alpha: str
+) -> dict[int, dict[tuple[str, int], float]]:
+    """Accuracies in percent of the individual 8-bit network's, by seed and then by (method, bits).
+
+    DQ (8 bit) at 8 bits is that network, and no cell. Seeds that lack a cell are left out.
+    """
+    units = {method: f"{name}-{scheme}-{method}" for method in TRUNCATED}
+    units |= {method: f"{name}-{scheme}-{alpha}-{method}" for method in FROM_FLOAT}
+    cells = {
+        (method, bits): evidence.values(scale, unit, str(bits))
+        for method, unit in units.items()
+        for bits in BITS
+        if (method, bits) != ("dq8", TOP)
+    }
+    base = evidence.values(scale, f"{name}-{scheme}-{METHODS[INDIVIDUAL].unit(TOP)}", str(TOP))
+    seeds = set(base).intersection(*cells.values())
+    return {seed: {cell: 100 * values[seed] / base[seed] for cell, values in cells.items()} for seed in sorted(seeds)}
+
+
+def _printed(printed: PublishedTable, method: str, bits: int) -> float:
+    return 100 * float(printed.cell(method, bits)) / float(printed.cell(INDIVIDUAL, TOP))
+
+
+def misfit(evidence: Evidence, scale: str, scheme: str, alpha: str, names: Sequence[str]) -> dict[int, float]:
+    """Root mean square difference to the print over the cells of the named tables, in points, by seed."""
+    found = {name: relative(evidence, scale, name, scheme, alpha) for name in names}
+    squares = {
+        seed: [
+            (ours - _printed(table(name), *cell)) ** 2
+            for name in names
+            for cell, ours in found[name][seed].items()
+        ]
+        for seed in sorted(set.intersection(*(set(by_seed) for by_seed in found.values())))
+    }  # fmt: skip
+    return {seed: (sum(each) / len(each)) ** 0.5 for seed, each in squares.items()}
+
+
+def _units_of(row: str) -> list[str]:
+    """Units that a candidate `scheme/alpha` is measured by."""
+    scheme, _, alpha = row.partition("/")
+    methods = [METHODS[INDIVIDUAL].unit(TOP), *TRUNCATED, *(f"{alpha}-{method}" for method in FROM_FLOAT)]
+    return [f"{name}-{scheme}-{method}" for name in PROBLEMS for method in methods]
+
+
+def _cell(evidence: Evidence, scale: str, row: str, column: str) -> dict[int, float]:
+    """The value of a contrast's cell `scheme/alpha@misfit`: over both tables."""
+    scheme, _, alpha = row.partition("/")
+    return misfit(evidence, scale, scheme, alpha, tuple(PROBLEMS))
+
+
+def _ranking(name: str, evidence: Evidence, scale: str) -> str:
+    """Candidates from the best fit to the worst, and the cells of the best beside the print."""
+    tables = tuple(PROBLEMS)
+    found = {(s, a): misfit(evidence, scale, s, a, tables) for s in SCHEMES for a in ALPHAS}
+    order = sorted((c for c in found if found[c]), key=lambda c: mean_sd(list(found[c].values()))[0])
+    header = ("weights", "clip levels of DQ (32 bit)", "misfit", *tables)
+    lines = [
+        (
+            SCHEMES[scheme],
+            ALPHA_WORDS[alpha],
+            _mean(found[scheme, alpha]),
+            *(_mean(misfit(evidence, scale, scheme, alpha, (each,))) for each in tables),
+        )
+        for scheme, alpha in order
+    ]
+    parts = [f"## Ranking: {name}\n", markdown_table(header, lines, "llrrr")]
+    if order:
+        parts += [f"Best fit, {SCHEMES[order[0][0]]}, cell by cell:\n", _cells(evidence, scale, *order[0])]
+    return "\n".join((*parts, f"`{scale}`: {REDUCED[scale]}.\n"))
+
+
+def _cells(evidence: Evidence, scale: str, scheme: str, alpha: str) -> str:
+    header = ("table", "method", "", *(f"{bits} bit" for bits in BITS))
+    lines = []
+    for name in PROBLEMS:
+        by_seed = relative(evidence, scale, name, scheme, alpha)
+        for method in (*FROM_FLOAT, *TRUNCATED):
+            print_, ours = [], []
+            for bits in BITS:
+                own = {seed: cells[method, bits] for seed, cells in by_seed.items() if (method, bits) in cells}
+                print_.append(f"{_printed(table(name), method, bits):.1f}")
+                ours.append(_mean(own))
+            lines.append((name, METHODS[method].label, "published", *print_))
+            lines.append(("", "", "ours", *ours))
+    return markdown_table(header, lines, "lll" + "r" * len(BITS))
+
+
+def _mean(values: Mapping[int, float]) -> str:
+    if not values:
+        return "–"
+    mean, sd = mean_sd(list(values.values()))
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+
+
+ALPHA_WORDS = {"percentile": "99.9th percentile", "maximum": "maximum", "start": "PACT's start"}
+CAPTION = """\
+DQ (32 bit) and DQ (8 bit), with and without BN calibration, at 8, 6, 4 and 2 bits: accuracies in percent of the
+individual 8-bit network's of the same weight scheme, against the same ratio in print. The misfit is the root mean
+square difference over the cells of both tables, in points; smaller is better. Exploratory: the print names no scheme.
+"""
+
+TARGET = Identification()

@@ -1,0 +1,96 @@
+"""The target `identification`: candidates, their units, and a misfit by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from repro import identification
+from repro.adaptive.methods import BITS
+from repro.evidence.records import Record, Store, pack
+from repro.identification import ALPHAS, FROM_FLOAT, PROBLEMS, SCHEMES, TARGET, TRUNCATED, misfit, weight_of
+from repro.places import gather
+from repro.published import table
+from repro.targets import Context, Unit, planned
+
+TINY = {
+    "width": "8", "width_multiplier": "0.25", "train_images": "64", "test_images": "40", "batch": "16",
+    "fp32_epochs": "1", "epochs": "1", "alpha_images": "16", "bn_images": "32",
+}  # fmt: skip
+
+
+def test_units_are_every_scheme_and_clip_rule_for_both_tables() -> None:
+    units = planned(TARGET, "cpu", 1)
+    per_scheme = 1 + len(TRUNCATED) + len(ALPHAS) * len(FROM_FLOAT)
+    assert len(units) == len({unit.name for unit in units}) == len(PROBLEMS) * (1 + len(SCHEMES) * per_scheme)
+    found = {unit.name: unit for unit in units}
+    assert found["table2-floor-dq8_bn_calib"].requires == ("table2-floor-individual_8",)
+    assert found["table1-nested_restored-start-dq32"].requires == ("table1-fp32",)
+    assert found["table1-nested-start-dq32"].settings["alpha_percentile"] is None
+    assert "width" not in found["table2-fp32"].settings
+    assert set(identification._units_of("nested/maximum")) < set(found)
+
+
+def record(unit: Unit, values: dict[str, float]) -> Record:
+    hits = pack(np.zeros(8, bool))
+    return Record(
+        target=unit.target, scale=unit.scale, unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
+        numerics=unit.numerics, values=values, unit_of_values="% top-1", best=values,
+        correct=dict.fromkeys(values, hits), curve=[], backend="eager", device="cpu", threads=1, workers=1,
+        wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="", dirty=False,
+        started="2026-01-01T00:00:00+00:00", command="", preregistration="",
+    )  # fmt: skip
+
+
+def values_of(unit: Unit, error: float) -> dict[str, float]:
+    """The print's own accuracies at half their size, which fit, and an error in points of the ratio."""
+    name, *_, method = unit.name.split("-")
+    printed = table(name)
+    if method == "individual_8":
+        return {"8": float(printed.cell("individual", 8)) / 2}
+    shift = error * float(printed.cell("individual", 8)) / 200
+    return {str(bits): float(printed.cell(method, bits)) / 2 + shift for bits in BITS}
+
+
+def test_misfit_compares_what_is_left_of_the_8_bit_network(tmp_path) -> None:
+    store = Store(tmp_path)
+    for unit in planned(TARGET, "cpu", 2):
+        if not unit.name.endswith("fp32") and "-floor-" in unit.name:
+            store.write(record(unit, values_of(unit, error=3.0 * unit.seed)))
+    evidence = gather(TARGET, store)
+    for names in (("table1",), tuple(PROBLEMS)):
+        assert misfit(evidence, "cpu", "floor", "maximum", names) == {0: pytest.approx(0), 1: pytest.approx(3)}
+    assert misfit(evidence, "cpu", "nested", "maximum", ("table1",)) == {}
+    page = TARGET.summary(evidence, gather(TARGET, Store(tmp_path / "none")))
+    assert "| AdaBits " in page
+    assert "| nested codes, means" not in page
+    (row,) = [row for row in TARGET.rows(evidence) if row.claim == "nested_fits_best"]
+    assert (row.state, row.verdict) == ("missing", "")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_gives_few_values_and_its_own(scheme: str) -> None:
+    import torch
+
+    weight = torch.from_numpy(np.random.default_rng(0).normal(0, 0.05, 500)).float()
+    found = {}
+    for name in SCHEMES:
+        quantizer = weight_of(name)()
+        for module in quantizer.modules():
+            if hasattr(module, "bits"):
+                module.bits = 2
+        found[name] = quantizer(weight)
+    assert len(found[scheme].unique()) <= 4
+    assert all(not torch.equal(found[scheme], other) for name, other in found.items() if name != scheme)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_units_really_run_with_their_scheme(name: str, tmp_path) -> None:
+    units = {unit.name: unit for unit in planned(TARGET, "smoke", 1, TINY)}
+    chain = ("fp32", "centred-individual_8", "centred-dq8", "centred-start-dq32_bn_calib")
+    for unit in (f"{name}-{rest}" for rest in chain):
+        folder = tmp_path / unit
+        folder.mkdir()
+        inputs = {required: tmp_path / required for required in units[unit].requires}
+        outcome = TARGET.run(units[unit], Context(folder, inputs=inputs))
+    assert set(outcome.values) == {"8", "6", "4", "2"}
