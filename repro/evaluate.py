@@ -131,6 +131,8 @@ def train(target: Target, request: Request, places: Places, say: Say) -> int:
     if planned.todo:
         write_text(places.out / ".writable", "").unlink()
         try:
+            if hasattr(target, "ready"):
+                target.ready(request.device)
             for name in target.needs:
                 datasets.fetch(name, request.data_root, say)
         except ReproError as error:

@@ -276,13 +276,16 @@ class SizeLatency:
             for network in NETWORKS
         ]
 
-    def run(self, unit: Unit, context: Context) -> Outcome:
-        """Measure one network, one at a time; raises `ReproError` without the extra `onnx`, or on another device."""
+    def ready(self, device: str) -> None:
+        """Raise `ReproError` without the extra `onnx`, or for another device than the CPU."""
         from repro.networks.onnx_export import require
 
-        if context.device != "cpu":
-            raise ReproError(f"{self.name} measures the CPU: leave out --device {context.device}")
+        if device != "cpu":
+            raise ReproError(f"{self.name} measures the CPU: leave out --device {device}")
         require()
+
+    def run(self, unit: Unit, context: Context) -> Outcome:
+        """Measure one network, one at a time."""
         context.progress(0, 4, "waiting for another network's timing")
         with alone(context.folder.parent / "timing.lock"):
             return measure(NETWORKS[unit.name], unit.settings, unit.seed, context)

@@ -78,6 +78,7 @@ class Target(Protocol):
     """The entry points every target has; `python -m repro` and the conformance test know nothing else of it.
 
     A target whose renders are computed by a backend of `backends` also has `with_backend(name)`: itself, on another.
+    One that needs more of the machine than data has `ready(device)`, asked once before any unit: raises `ReproError`.
     One whose data depend on the scale has `data_of(unit)`: what to expect (`repro.datasets.fetch`) of each data set.
     One whose units several processes can run together (`repro.training.distributed`) has `together = True`.
     """

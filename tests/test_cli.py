@@ -17,6 +17,7 @@ from repro import datasets, targets
 from repro.cli import main
 from repro.errors import ReproError
 from repro.evidence.records import Store
+from repro.networks import onnx_export
 
 pytestmark = pytest.mark.usefixtures("fakes", "here")
 Start = Callable[..., subprocess.Popen[str]]
@@ -103,6 +104,16 @@ def test_missing_data_is_a_line_and_the_recorded_is_shown_all_the_same(
     out, err = capsys.readouterr()
     assert err == "repro: counting: no source gave the fingers\n"
     assert out == "committed 0, local 0\n"
+
+
+def test_a_target_that_is_not_ready_is_one_line_and_no_unit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
+    assert call("size_latency --scale smoke") == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("repro: size_latency: onnx, onnxscript, onnxruntime not installed; run: pip install")
 
 
 def test_failing_units_are_lines_and_the_worst_exit_code(capsys: pytest.CaptureFixture[str]) -> None:

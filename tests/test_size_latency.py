@@ -40,15 +40,15 @@ class TestUnits:
         with pytest.raises(UsageError, match=f"{key}={value}: give a whole number from"):
             planned(TARGET, "smoke", 1, {key: value})
 
-    def test_without_the_extra_it_says_what_to_install(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_the_extra_it_says_what_to_install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(onnx_export, "find_spec", lambda name: None)
         with pytest.raises(ReproError, match=r"run: pip install -e '\.\[onnx\]'$") as error:
-            TARGET.run(unit("resnet18"), Context(tmp_path))
+            TARGET.ready("cpu")
         assert error.value.exit_code == 3
 
-    def test_another_device_is_refused(self, tmp_path: Path) -> None:
+    def test_another_device_is_refused(self) -> None:
         with pytest.raises(ReproError, match="leave out --device cuda"):
-            TARGET.run(unit("resnet18"), Context(tmp_path, device="cuda"))
+            TARGET.ready("cuda")
 
     def test_one_unit_is_measured_at_a_time(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def measured(*_: object) -> bool:
@@ -56,7 +56,6 @@ class TestUnits:
                 fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
 
-        monkeypatch.setattr(onnx_export, "find_spec", lambda name: object())
         monkeypatch.setattr(size_latency, "measure", measured)
         (tmp_path / "unit").mkdir()
         assert TARGET.run(unit("resnet18"), Context(tmp_path / "unit"))
