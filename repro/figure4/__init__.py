@@ -81,6 +81,7 @@ _TRAINED = (
     Setting("train_images", 10_000, 2, 50_000, "first training images of the quantized network"),
     Setting("epochs", 2, 1, 1000, "quantized epochs"),
     Setting("lr", 0.1, 0, 10, "peak learning rate of the quantized network, cosine to 0"),
+    Setting("lr_2bit", 1.0, 0, 10, "the same at 2 bits, where few weights are not 0 and a smaller one leaves them"),
     Setting("bn_images", 2_000, 2, 50_000, "training images that batch norm is re-estimated on"),
 )
 _COMMON = (
@@ -161,8 +162,10 @@ def _units_of(
     start = {setting.name: own[setting.name] for setting in _START} | {name: settings[name] for name in COMMON}
     yield network.start, start, ()
     trained = {**start, **own, "operands": settings["operands"], "evaluate": settings["evaluate"]}
+    at_2_bits = trained.pop("lr_2bit")
     for cell in _cells(network, settings):
-        yield cell.unit(network.name), trained | _own(cell, settings, settings["delta"]), (network.start,)
+        rate = {"lr": at_2_bits} if cell.bits == 2 else {}
+        yield cell.unit(network.name), trained | rate | _own(cell, settings, settings["delta"]), (network.start,)
     for delta in _deltas(settings) if network.swept else ():
         cell = Cell(network.bits[0], *EWGS)
         yield cell.unit(network.name, delta), trained | _own(cell, settings, delta), (network.start,)

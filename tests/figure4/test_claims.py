@@ -107,7 +107,7 @@ class TestFiles:
     def test_the_same_bytes_twice_and_pictures_with_a_fingerprint(self, tmp_path: Path) -> None:
         first, second = (TARGET.render(evidence("cpu", seeds=6), tmp_path / folder) for folder in "ab")
         names = {"figure4.csv", "figure4_points.csv", "figure4.md"}
-        names |= {f"figure4{part}.{kind}" for part in ("", "_bits", "_delta") for kind in ("png", "svg")}
+        names |= {f"figure4{part}.{kind}" for part in ("", "_differences", "_delta") for kind in ("png", "svg")}
         assert {path.name for path in first} == names
         for one, other in zip(first, second, strict=True):
             assert one.read_bytes() == other.read_bytes(), one.name

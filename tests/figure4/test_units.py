@@ -59,8 +59,9 @@ def test_constants_change_only_the_units_that_use_them() -> None:
     assert "small_3bit_ewgs_ewgs_delta5e-04" not in by_delta
     assert changed(alpha="1.5") == {name for name in before if "tanh" in name}
     assert "small_3bit_ewgs_ewgs" in changed(form="printed")
-    assert changed(small_lr="0.2") == {name for name in before if name.startswith("small") and "bit" in name}
-    assert "lite0_fp32" in changed(lite0_size="48")
+    assert changed(small_lr="0.2") == {name for name in before if name.startswith(("small_3bit", "small_4bit"))}
+    assert changed(small_lr_2bit="0.2") == {name for name in before if name.startswith("small_2bit")}
+    assert "lite0_fp32" in changed(lite0_size="40")
     assert changed(operands="unquantized") == {name for name in before if "bit" in name}
     assert changed(networks="small", deltas="none", lite0_seeds="1") == set()
 
