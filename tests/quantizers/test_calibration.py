@@ -355,6 +355,8 @@ class TestBadInput:
         [
             ({"bits": 1}, "bits=1: give a width from 2 to 8"),
             ({"bits": 9}, "bits=9"),
+            ({"bits": 4.0}, r"bits=4\.0"),
+            ({"method": "mse", "candidates": 0}, "candidates=0: give 1 or more"),
             ({"method": "entrpy"}, "'entrpy': did you mean entropy"),
             ({"method": "percentile", "percent": 0}, "percent=0"),
             ({"method": "percentile", "percent": 101}, "percent=101"),
@@ -372,6 +374,7 @@ class TestBadInput:
         with pytest.raises(CalibrationError, match="3 channels where earlier batches had 2"):
             observed(torch.ones(2, 2), torch.ones(3, 2), axis=0)
 
-    def test_integers_are_refused(self) -> None:
-        with pytest.raises(TypeError, match="int64"):
-            observed(torch.ones(3, dtype=torch.int64))
+    @pytest.mark.parametrize(("bad", "words"), [(torch.ones(3, dtype=torch.int64), "int64"), ([1.0], "list")])
+    def test_only_floating_point_tensors_are_taken(self, bad: Tensor, words: str) -> None:
+        with pytest.raises(TypeError, match=words):
+            observed(bad)

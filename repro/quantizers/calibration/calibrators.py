@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,7 +113,7 @@ def calibrate(
     """
     if method not in _registered:
         raise CalibrationError(f"no calibrator {method!r}: {suggestion(method, calibrator_names())}")
-    if bits not in BITS:
+    if not isinstance(bits, Integral) or bits not in BITS:
         raise CalibrationError(f"bits={bits}: give a width from {BITS[0]} to {BITS[-1]}")
     if isinstance(values, Tensor) and axis is not None and _channels(values, axis) > CHANNELS:
         parts = (
@@ -122,7 +123,7 @@ def calibrate(
         return Range(*map(np.concatenate, zip(*parts, strict=True)))
     histogram = values if isinstance(values, Histogram) else Histogram(axis=axis, signed=signed)
     if histogram is not values:
-        histogram.observe(values)  # type: ignore[arg-type]
+        histogram.observe(values)
     if histogram.signed != signed:
         raise CalibrationError(f"signed={signed}, but the histogram was taken with signed={histogram.signed}")
     grid = Grid(bits, signed)
@@ -202,9 +203,12 @@ def entropy(histogram: Histogram, grid: Grid, zeros: str = "next") -> np.ndarray
 def mse(histogram: Histogram, grid: Grid, candidates: int = CANDIDATES) -> np.ndarray:
     """The threshold of least squared error, among `largest * i / candidates` for i = 1 .. `candidates`.
 
-    Each bin stands for its centre; the largest threshold of equals (to a relative 1e-9).
+    Each bin stands for its centre; the largest threshold of equals (to a relative 1e-9). Raises `CalibrationError` for
+    fewer than one candidate.
     """
     from repro.quantizers.calibration.kernels import squared_error
 
+    if candidates < 1:
+        raise CalibrationError(f"candidates={candidates}: give 1 or more")
     counts, width, largest = histogram.numpy()
     return largest * squared_error(counts, largest / width, grid.q, candidates) / candidates

@@ -78,10 +78,10 @@ class Histogram:
         """Count a batch: any shape, any float type, any device; an empty one changes nothing.
 
         Raises `CalibrationError` for NaN and infinities and for another number of channels than before; `TypeError`
-        for integers. After an error the histogram is as it was.
+        for integers and for what is no tensor. After an error the histogram is as it was.
         """
-        if not x.dtype.is_floating_point:
-            raise TypeError(f"expected floating-point values, got {x.dtype}")
+        if not isinstance(x, Tensor) or not x.dtype.is_floating_point:
+            raise TypeError(f"expected a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
         rows = self._rows(x.detach().float())
         if rows.numel() == 0:
             return
