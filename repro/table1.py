@@ -27,4 +27,5 @@ TARGET = AdaptiveTable(
         "cpu": {"width": 16, "stem_stride": 2, "fp32_epochs": 40, "epochs": 4},
     },
     seeds={"smoke": 1, "cpu": 3},
+    ours=("cpu",),
 )

@@ -29,4 +29,5 @@ TARGET = AdaptiveTable(
         "cpu": {"width_multiplier": 0.25, "stem_stride": 2, "train_images": 40_000, "fp32_epochs": 24, "epochs": 1},
     },
     seeds={"smoke": 1, "cpu": 3},
+    ours=("cpu",),
 )

@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from repro.adaptive import delta_b
-from repro.adaptive.methods import INDIVIDUAL, METHODS
+from repro.adaptive.methods import INDIVIDUAL, METHODS, Method
 from repro.evidence.claims import (
     STATES,
     Judged,
@@ -136,18 +136,17 @@ class Measured:
     evidence: Evidence
     scale: str
 
-    def accuracy(self, method: str, bits: int) -> dict[int, float]:
+    def accuracy(self, method: str | Method, bits: int) -> dict[int, float]:
         """Accuracies in percent by seed."""
-        column = str(bits)
-        if self.scale in ("gpu", "paper"):
-            return self.evidence.best(self.scale, METHODS[method].unit(bits), column)
-        return self.evidence.values(self.scale, METHODS[method].unit(bits), column)
+        row = METHODS[method] if isinstance(method, str) else method
+        read = self.evidence.best if self.scale in ("gpu", "paper") else self.evidence.values
+        return read(self.scale, row.unit(bits), str(bits))
 
-    def delta_b(self, method: str) -> Interval | None:
+    def delta_b(self, method: str | Method) -> Interval | None:
         """Our Delta_B with its interval, None where no seed has every cell."""
         return delta_b.ours(self._runs(method), self._runs(INDIVIDUAL))
 
-    def _runs(self, method: str) -> dict[int, dict[int, float]]:
+    def _runs(self, method: str | Method) -> dict[int, dict[int, float]]:
         return {bits: self.accuracy(method, bits) for bits in self.printed.bits}
 
     def state(self, *methods: str) -> tuple[State, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import Arithmetic, Measured
-from repro.adaptive.methods import INDIVIDUAL, METHODS
+from repro.adaptive.methods import INDIVIDUAL, METHODS, Method, methods
 from repro.evidence.claims import Row
 from repro.evidence.intervals import mean_sd, rank_correlation
 from repro.evidence.patterns import BINDING, patterns
@@ -58,6 +58,12 @@ def _table(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) ->
             [METHODS[method].label, "published", *cells, _bold(printed, method, "delta_b", printed.delta_b(method))]
         )
         lines += [["", name, *_ours(printed, runs, method)] for name, runs in measured]
+    for own in (method for method in methods().values() if method.origin):
+        recorded = [(name, runs) for name, runs in measured if any(runs.accuracy(own, b) for b in printed.bits)]
+        titles = [own.title, *[""] * len(recorded)]
+        lines += [
+            [title, name, *_cells(printed, runs, own)] for title, (name, runs) in zip(titles, recorded, strict=False)
+        ]
     return markdown_table(header, lines, "ll" + "r" * (len(printed.bits) + 1))
 
 
@@ -66,10 +72,15 @@ def _bold(printed: PublishedTable, method: str, column: str, cell: Printed) -> s
 
 
 def _ours(printed: PublishedTable, runs: Measured, method: str) -> list[str]:
-    seeds = [list(runs.accuracy(method, bits).values()) for bits in printed.bits]
-    if not any(seeds):
+    if not any(runs.accuracy(method, bits) for bits in printed.bits):
         state, reason = runs.state(method)
         return [f"{state} ({reason})", *[""] * len(printed.bits)]
+    return _cells(printed, runs, METHODS[method])
+
+
+def _cells(printed: PublishedTable, runs: Measured, method: Method) -> list[str]:
+    """Accuracy at each bit-width and Delta_B, as far as they are recorded."""
+    seeds = [list(runs.accuracy(method, bits).values()) for bits in printed.bits]
     delta = runs.delta_b(method)
     cells = [_mean(*mean_sd(values)) if values else "–" for values in seeds]
     return [*cells, _mean(delta.estimate, delta.sd) if delta else "–"]

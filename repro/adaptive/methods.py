@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
 from typing import Any, Literal
+
+from repro.errors import UsageError
 
 BITS = (8, 6, 4, 2)
 INDIVIDUAL = "individual"
 FLOAT = "fp32"
+OURS = "ours"
+ENTRY_POINTS = "repro.methods"
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,24 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Method:
-    """A row: its name in the data, its label in print, and its recipe; None where it is not built yet."""
+    """A row: its name in the data, its label in print, and its recipe; None where it is not built yet.
+
+    `origin` is empty for a row of the paper; else it says whose it is: `ours`, or the package that registers it.
+    """
 
     name: str
     label: str
     recipe: Recipe | None = None
+    origin: str = ""
+
+    @property
+    def title(self) -> str:
+        """Its label, marked where the row is not the paper's.
+
+        >>> METHODS["joint_bn_calib"].title
+        'Joint quantization + BN calibration (ours)'
+        """
+        return f"{self.label} ({self.origin})" if self.origin else self.label
 
     def unit(self, bits: int) -> str:
         """Name of the unit that measures this method at a bit-width."""
@@ -82,8 +101,42 @@ _ROWS = (
     ),
     Method("bit_mixer", "Bit-Mixer", Recipe(FLOAT, batch_norm="transitional", random_bits=True)),
     Method("coquant", "CoQuant", Recipe(FLOAT, soft_target="selected", swapped=True)),
+    Method(
+        "joint_bn_calib",
+        "Joint quantization + BN calibration",
+        Recipe("joint", trained=False, clip="start", batch_norm="calibrated"),
+        OURS,
+    ),
+    # CoQuant taken apart: who teaches, and whether blocks are swapped.
+    Method("distilled", "Distillation from the highest bit-width", Recipe(FLOAT, soft_target="highest"), OURS),
+    Method("nearest", "Distillation from the nearest bit-width", Recipe(FLOAT, soft_target="nearest"), OURS),
+    Method("selected", "CoQuant without swapping", Recipe(FLOAT, soft_target="selected"), OURS),
+    Method("highest_swapped", "CoQuant, teacher highest", Recipe(FLOAT, soft_target="highest", swapped=True), OURS),
+    Method("nearest_swapped", "CoQuant, teacher nearest", Recipe(FLOAT, soft_target="nearest", swapped=True), OURS),
 )
 METHODS = {method.name: method for method in _ROWS}
+"""Rows of the paper, in the order of print, then ours."""
+
+
+def methods() -> Mapping[str, Method]:
+    """All rows by name: those of the paper, ours, and those that installed packages register under `repro.methods`.
+
+    Raises `UsageError`, naming the package, for one that is no `Method` with a recipe, whose name is taken, or that
+    starts from a unit that is not there.
+    """
+    found = dict(METHODS)
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        package = point.dist.name if point.dist else point.value
+        method = point.load()
+        if not isinstance(method, Method) or method.recipe is None:
+            raise UsageError(f"{package} registers {point.name!r} under {ENTRY_POINTS}: it is no Method with a recipe")
+        starts = {FLOAT, *(unit for known in found.values() for unit, _ in known.units())}
+        if method.name in starts | found.keys():
+            raise UsageError(f"{package} registers a method {method.name!r}: there is one of this name")
+        if method.recipe.start not in starts:
+            raise UsageError(f"method {method.name!r} of {package} starts from {method.recipe.start!r}: no such unit")
+        found[method.name] = replace(method, origin=package)
+    return found
 
 
 def unit_of(name: str) -> tuple[Method, tuple[int, ...]]:
@@ -93,4 +146,4 @@ def unit_of(name: str) -> tuple[Method, tuple[int, ...]]:
     >>> method.label, bits
     ('Individual', (4,))
     """
-    return {unit: (method, bits) for method in METHODS.values() for unit, bits in method.units()}[name]
+    return {unit: (method, bits) for method in methods().values() for unit, bits in method.units()}[name]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from repro.adaptive import claims, layout, picture
-from repro.adaptive.methods import FLOAT, METHODS, Method
+from repro.adaptive.methods import FLOAT, OURS, Method, methods
 from repro.adaptive.problems import Problem
 from repro.adaptive.settings import (
     CALIBRATED,
@@ -43,6 +43,7 @@ class AdaptiveTable:
         problem: its network and data; None where nothing is trained yet.
         changes: of the settings' defaults, by scale.
         seeds: their number, by scale.
+        ours: scales at which the rows that are ours are run too, after all that are printed.
     """
 
     name: str
@@ -50,6 +51,7 @@ class AdaptiveTable:
     problem: Problem | None = None
     changes: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
+    ours: tuple[str, ...] = ()
     kind: str = "table"
     artefact: str = "network.pt"
     values_unit: str = "% top-1"
@@ -71,14 +73,19 @@ class AdaptiveTable:
 
     def units(self, scale: str, seeds: int, settings: Mapping[str, Scalar]) -> list[Unit]:
         check(settings)
-        return [unit for seed in range(seeds) for unit in self._units_of_seed(scale, seed, settings)]
+        rows = [row for row in methods().values() if row.origin != OURS or scale in self.ours]
+        printed = {FLOAT, *(unit for row in rows if not row.origin for unit, _ in row.units())}
+        units = [unit for seed in range(seeds) for unit in self._units_of_seed(scale, seed, settings, rows)]
+        return sorted(units, key=lambda unit: unit.name not in printed)
 
-    def _units_of_seed(self, scale: str, seed: int, settings: Mapping[str, Scalar]) -> list[Unit]:
+    def _units_of_seed(
+        self, scale: str, seed: int, settings: Mapping[str, Scalar], rows: Sequence[Method]
+    ) -> list[Unit]:
         assert self.problem is not None
         float_settings = {name: settings[name] for name in (*self.problem.settings, *START)}
         start = Unit(self.name, scale, FLOAT, seed, float_settings, NUMERICS)
         units = {FLOAT: start}
-        for method in METHODS.values():
+        for method in rows:
             for name, _ in method.units():
                 assert method.recipe is not None
                 own = {key: settings[key] for key in _own_settings(method)}

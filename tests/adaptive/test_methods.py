@@ -1,0 +1,140 @@
+"""The table of methods: rows that are ours, and rows of a user's own package, as the README shows."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from repro import targets
+from repro.adaptive.methods import ENTRY_POINTS, METHODS, OURS, methods, unit_of
+from repro.adaptive.table import AdaptiveTable
+from repro.datasets import cifar10
+from repro.datasets.cifar10 import CIFAR10
+from repro.errors import UsageError
+from repro.evidence.records import Record, Store, pack
+from repro.places import gather
+from repro.published import table
+from repro.targets import Context, planned
+
+README = Path(__file__).parents[2] / "README.md"
+TINY = {"width": "8", "train_images": "64", "test_images": "40", "batch": "16", "fp32_epochs": "1", "epochs": "1"}
+PAPERS = list(table("table1").methods)
+
+
+def test_rows_of_the_paper_come_first_and_rows_without_print_say_whose_they_are() -> None:
+    assert list(METHODS)[: len(PAPERS)] == PAPERS
+    assert {m.name: m.origin for m in METHODS.values() if m.name not in PAPERS} == dict.fromkeys(
+        ("joint_bn_calib", "distilled", "nearest", "selected", "highest_swapped", "nearest_swapped"), OURS
+    )
+
+
+@pytest.mark.parametrize("name", ["table1", "table2"])
+def test_ours_run_where_asked_after_every_printed_row(name: str) -> None:
+    target = targets.get(name)
+    for scale in target.scales:
+        names = [unit.name for unit in planned(target, scale)]
+        ours = [unit != "fp32" and unit_of(unit)[0].origin == OURS for unit in names]
+        assert any(ours) == (scale in target.ours)
+        assert ours == sorted(ours)
+
+
+def test_the_ablation_differs_from_coquant_in_teacher_and_swapping_alone() -> None:
+    from dataclasses import replace
+
+    coquant = METHODS["coquant"].recipe
+    expected = {
+        "distilled": ("highest", False), "nearest": ("nearest", False), "selected": ("selected", False),
+        "highest_swapped": ("highest", True), "nearest_swapped": ("nearest", True),
+    }  # fmt: skip
+    for name, (teacher, swapped) in expected.items():
+        assert METHODS[name].recipe == replace(coquant, soft_target=teacher, swapped=swapped)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, dict[str, str]], None]:
+    """Installs a package `my-package` with one module and entry points as its pyproject names them."""
+
+    def install(source: str, points: dict[str, str]) -> None:
+        site = tmp_path / "site"
+        info = site / "my_package-1.0.dist-info"
+        info.mkdir(parents=True)
+        (site / "my_methods.py").write_text(source)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1.0\n")
+        lines = [f"{name} = {where}\n" for name, where in points.items()]
+        (info / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\n{''.join(lines)}")
+        monkeypatch.syspath_prepend(site)
+
+    yield install
+    sys.modules.pop("my_methods", None)
+
+
+def readme_example() -> tuple[str, dict[str, str]]:
+    """The module and the entry points that the README shows."""
+    section = README.read_text("utf-8").partition("### Your own method\n")[2].partition("\n#")[0]
+    blocks = re.findall(r"(?:^    .*\n|^\n(?=    ))+", section, re.MULTILINE)
+    source, project = ("\n".join(line[4:] for line in block.splitlines()) for block in blocks)
+    return source, tomllib.loads(project)["project"]["entry-points"][ENTRY_POINTS]
+
+
+def test_a_method_of_ones_own_is_trained_and_shown(
+    install: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_split(split: str, data_root: Path | None) -> CIFAR10:
+        rng = np.random.default_rng({"train": 0, "test": 1}[split])
+        return CIFAR10(rng.integers(0, 256, (80, 3, 32, 32), np.uint8), rng.integers(0, 10, 80))
+
+    monkeypatch.setattr(cifar10, "load", load_split)
+    install(*readme_example())
+    target, store = targets.get("table1"), Store(tmp_path / "records")
+    units = planned(target, "smoke", 1, TINY)
+    assert units[-1].name == "taught"
+    for unit in (units[0], units[-1]):
+        folder = tmp_path / unit.name
+        folder.mkdir()
+        outcome = target.run(unit, Context(folder, inputs={name: tmp_path / name for name in unit.requires}))
+    assert list(outcome.values) == ["8", "6", "4", "2"]
+    store.write(
+        Record(
+            target="table1", scale="smoke", unit=unit.name, seed=0, settings=dict(unit.settings), numerics=1,
+            values=dict(outcome.values), unit_of_values="% top-1", best=dict(outcome.best),
+            correct={c: pack(hits) for c, hits in outcome.correct.items()}, curve=[], backend="eager", device="cpu",
+            threads=1, workers=1, wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="",
+            dirty=False, started="2026-01-01T00:00:00+00:00", command="", preregistration="",
+        )
+    )  # fmt: skip
+    page = target.summary(gather(target, store, units), gather(target, store, units))
+    (line,) = [line for line in page.splitlines() if "Any Precision, teacher the highest (my-package)" in line]
+    assert f"{outcome.values['2']:.1f}" in line
+
+
+def test_without_a_record_an_installed_method_changes_no_render(install: Callable, tmp_path: Path) -> None:
+    target: AdaptiveTable = targets.get("table2")
+    before = target.summary(gather(target, Store(tmp_path)), gather(target, Store(tmp_path)))
+    install(*readme_example())
+    assert "taught" in methods()
+    assert target.summary(gather(target, Store(tmp_path)), gather(target, Store(tmp_path))) == before
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("3", "my-package registers 'mine' under repro.methods: it is no Method with a recipe"),
+        ("Method('mine', '')", "it is no Method with a recipe"),
+        ("Method('adabits', '', Recipe(FLOAT))", "my-package registers a method 'adabits': there is one of this name"),
+        ("Method('fp32', '', Recipe(FLOAT))", "there is one of this name"),
+        (
+            "Method('mine', '', Recipe('elsewhere'))",
+            "method 'mine' of my-package starts from 'elsewhere': no such unit",
+        ),
+    ],
+)
+def test_a_row_that_cannot_be_is_one_line_that_names_its_package(install: Callable, row: str, message: str) -> None:
+    install(f"from repro.adaptive.methods import FLOAT, Method, Recipe\nROW = {row}\n", {"mine": "my_methods:ROW"})
+    with pytest.raises(UsageError, match=re.escape(message)):
+        methods()
