@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ from repro import targets
 from repro.errors import INTERRUPTED, UsageError, explain, suggestion
 from repro.evidence.claims import RUN_SCALES
 from repro.places import Places
+
+if TYPE_CHECKING:
+    from repro.evaluate import Request
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 COMMAND = "python -m repro"
@@ -148,9 +151,16 @@ def _changes(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]
 @click.pass_context
 def run(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: bool, **options: Any) -> int:
     """Judge what is recorded of each TARGET; with --scale, first train what is missing."""
+    from repro import evaluate, runner
+
+    request = evaluate.Request(**options)
+    with runner.crew(request.device, request.backend) as leads:
+        return _run(ctx.obj, names, request, dry_run, as_json) if leads else 0
+
+
+def _run(places: Places, names: tuple[str, ...], request: Request, dry_run: bool, as_json: bool) -> int:
     from repro import evaluate
 
-    places, request = ctx.obj, evaluate.Request(**options)
     asked = evaluate.named(names, cli.commands)
     evaluate.check(asked, request)
     if dry_run:
@@ -258,12 +268,12 @@ def plan(ctx: click.Context, target: str, effect: float, power: float, as_json: 
 @click.option("--data-root", type=PATH, help="Folder of the data sets [REPRO_DATA, or the user's cache].")
 @debug
 def data(names: tuple[str, ...], data_root: Path | None) -> None:
-    """Fetch and verify data sets and weights ahead of time, by default all."""
+    """Fetch and verify data sets and weights ahead of time, by default all that can be fetched."""
     from repro import datasets
 
     for name in names:
         datasets.describe(name)
-    for name in names or datasets.NAMES:
+    for name in names or datasets.FETCHED:
         click.echo(f"{name}: verified in {datasets.fetch(name, data_root, say)}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -65,6 +66,8 @@ def check(asked: Sequence[Target], request: Request) -> None:
             raise UsageError(f"no setting {key!r}: {suggestion(key, known) if known else 'nothing is trained here'}")
     for target in asked:
         units(target, request)
+        if runner.crewed() and not getattr(target, "together", False):
+            raise UsageError(f"{target.name} runs in one process: start it without torchrun")
     _check_device(request)
 
 
@@ -115,8 +118,8 @@ def outlook(target: Target, request: Request, places: Places) -> str:
     jobs = planned.todo[: request.limit]
     head = f"{target.name} {request.scale or ''}".strip()
     words = [f"{head}: {len(jobs)} units to run, {len(planned.skipped)} recorded"]
-    if jobs and target.needs:
-        words.append(f"  data: {', '.join(target.needs)}")
+    if jobs and (data := _data(target, jobs[0].unit)):
+        words.append(f"  data: {', '.join(data)}")
     return "\n".join([*words, *(f"  {job.unit.name}, seed {job.unit.seed}" for job in jobs)])
 
 
@@ -133,8 +136,8 @@ def train(target: Target, request: Request, places: Places, say: Say) -> int:
         try:
             if hasattr(target, "ready"):
                 target.ready(request.device)
-            for name in target.needs:
-                datasets.fetch(name, request.data_root, say)
+            for name, expected in _data(target, planned.todo[0].unit).items():
+                datasets.fetch(name, request.data_root, say, **expected)
         except ReproError as error:
             say(f"{target.name}: {error}")
             return error.exit_code
@@ -144,6 +147,11 @@ def train(target: Target, request: Request, places: Places, say: Say) -> int:
             say(trace)
     say(f"{target.name} {request.scale}: {report}")
     return report.exit_code
+
+
+def _data(target: Target, unit: Unit) -> Mapping[str, Mapping[str, int]]:
+    """Names of the data sets that a unit reads, and what is expected of each."""
+    return target.data_of(unit) if hasattr(target, "data_of") else {name: {} for name in target.needs}
 
 
 def _plan(target: Target, request: Request, places: Places) -> runner.Plan:
@@ -157,10 +165,16 @@ def _setup(target: Target, request: Request, places: Places) -> runner.Setup:
         device=request.device,
         backend=request.backend,
         data_root=datasets.root(request.data_root),
-        workers=request.workers or (len(hardware.cores()) if request.device == "cpu" else 1),
+        workers=_workers(request),
         force=request.force,
         preregistration=preregistered(PREREGISTRATION, target.name)[1],
     )
+
+
+def _workers(request: Request) -> int:
+    if runner.crewed():
+        return int(os.environ["WORLD_SIZE"])
+    return request.workers or (len(hardware.cores()) if request.device == "cpu" else 1)
 
 
 def report_damage(target: Target, places: Places, say: Say) -> None:

@@ -1,4 +1,7 @@
-"""Runs units side by side, one pinned process each: what is recorded is skipped, what was killed goes on."""
+"""Runs units side by side, one pinned process each: what is recorded is skipped, what was killed goes on.
+
+Started by torchrun, its processes run one unit after the other together.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -23,11 +26,11 @@ from typing import Any, Literal
 
 import backends
 from repro import hardware, targets
-from repro.errors import INTERNAL, explain
+from repro.errors import INTERNAL, ReproError, explain
 from repro.evidence.files import write_text
 from repro.evidence.records import Record, Store, pack, settings_hash
-from repro.progress import Lines, Reporter, duration
-from repro.targets import Context, Outcome, Target, Unit
+from repro.progress import Lines, Reporter, duration, label
+from repro.targets import Context, Outcome, Target, Unit, unheard
 
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 SECONDS_BETWEEN_MESSAGES = 0.2
@@ -185,6 +188,8 @@ def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: 
     """
     if not planned.todo:
         return Report(planned.skipped)
+    if crewed():
+        return _execute_together(planned, setup, limit, reporter or Lines())
     waiting = list(planned.todo[:limit])
     unfinished = {(job.unit.name, job.unit.seed) for job in waiting}
     ended: list[tuple[Unit, Ended]] = []
@@ -286,6 +291,74 @@ def _for_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
+# --- the processes of torchrun ---------------------------------------------------------------------------------------
+
+
+def crewed() -> bool:
+    """Whether this is one of the processes that torchrun started."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+@contextmanager
+def crew(device: str, backend: str | None) -> Iterator[bool]:
+    """Gives whether this process leads, as one on its own does: plans, writes and prints.
+
+    The others that torchrun started take part in every unit that the first one runs, and get False when it is done. An
+    error in any of them ends it, and torchrun then ends the others.
+    """
+    if not crewed():
+        yield True
+        return
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    if backend:
+        os.environ[backends.ENVIRONMENT_VARIABLE] = backend
+    from repro.training import distributed
+
+    distributed.join(device)
+    if distributed.leads():
+        yield True
+        distributed.told(None)
+    else:
+        while call := _heard():
+            _run_together(*call)
+        yield False
+    distributed.leave()
+
+
+def _heard() -> tuple[Unit, Context] | None:
+    """What to take part in next; nothing where the first process is done, or has ended and said why."""
+    from repro.training import distributed
+
+    try:
+        return distributed.told()
+    except RuntimeError:
+        return None
+
+
+def _run_together(unit: Unit, context: Context) -> Outcome:
+    from repro.training import distributed
+
+    outcome = targets.get(unit.target).run(unit, replace(context, device=distributed.device(context.device)))
+    distributed.wait()
+    return outcome
+
+
+def _execute_together(planned: Plan, setup: Setup, limit: int | None, reporter: Reporter) -> Report:
+    jobs = planned.todo[:limit]
+    ended = []
+    reporter.begin(len(jobs))
+    with closing(reporter):
+        for job in jobs:
+            reporter.started(job.unit)
+            with _locked(setup.folder(job.unit)) as mine:
+                if not mine:
+                    raise ReproError(f"{label(job.unit)}: somebody else is running it; wait, or choose another --out")
+                end = _do(job, setup, lambda m: reporter.advanced(job.unit, m.done, m.total, m.note))  # noqa: B023
+            reporter.ended(job.unit, end.line)
+            ended.append((job.unit, end))
+    return Report(planned.skipped, tuple(ended), tuple(job.unit for job in planned.todo[len(jobs) :]))
+
+
 # --- the child -----------------------------------------------------------------------------------------------------
 
 
@@ -341,11 +414,20 @@ def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = _Clock(folder, unit.numerics, tell)
     context = Context(folder, setup.data_root, job.inputs, setup.device, setup.backend, clock.progress)
-    outcome = target.run(unit, context)
+    outcome = _outcome(unit, context)
     clock.save()
     setup.store.write(_record(unit, outcome, target, setup, started, clock.seconds))
     _keep_only(folder, {target.artefact, _NOTE})
     return Ended("done", f"done in {duration(clock.seconds)}")
+
+
+def _outcome(unit: Unit, context: Context) -> Outcome:
+    if not crewed():
+        return targets.get(unit.target).run(unit, context)
+    from repro.training import distributed
+
+    distributed.told((unit, replace(context, progress=unheard)))
+    return _run_together(unit, context)
 
 
 def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, started: str, seconds: float) -> Record:

@@ -24,7 +24,8 @@ class DataSet:
     licence: str
     sources: tuple[str, ...]
     """In the order in which they are tried."""
-    fetch: Callable[[Path | str | None, Report], Path]
+    fetch: Callable[..., Path]
+    """Of the data root and a reporter; and of what is expected, where that can differ."""
     by_hand: bool = False
     """Only found, never fetched: its terms or its size forbid it."""
 
@@ -113,10 +114,11 @@ def describe(name: str) -> DataSet:
     return ALL[name]
 
 
-def fetch(name: str, data_root: Path | str | None = None, report: Report = quiet) -> Path:
+def fetch(name: str, data_root: Path | str | None = None, report: Report = quiet, **expected: int) -> Path:
     """Find or fetch a data set and verify every file; gives its folder.
 
-    `report(line)` is told what happens. Raises `UsageError` for an unknown name, `ReproError` when no source gives
-    the data or a file is not the official one.
+    `report(line)` is told what happens. `expected` is what a data set put there by hand must be like: `classes`, their
+    number, where it is not the published one. Raises `UsageError` for an unknown name, `ReproError` when no source
+    gives the data or a file is not the official one.
     """
-    return describe(name).fetch(data_root, report)
+    return describe(name).fetch(data_root, report, **expected)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from repro.training.distributed import WHOLE, Part, bounds
 from repro.training.streams import stream
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
@@ -31,6 +33,35 @@ def crop_and_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndar
     return crops
 
 
+def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], device: str) -> Tensor:
+    """`(x / 255 - mean) / std` by channel, on a device: uint8 (..., 3, H, W) to float of the same shape.
+
+    Images (N, 3, H, W) come out channels-last.
+    """
+    x = images.to(device).float().div_(255)
+    x = x.sub_(torch.tensor(mean, device=device).view(-1, 1, 1)).div_(torch.tensor(std, device=device).view(-1, 1, 1))
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+class AnyBatches(Protocol):
+    """What training and evaluation ask of data, whole in memory (`Batches`) or read as needed (`LoadedBatches`)."""
+
+    @property
+    def batch(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def training(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+    def plain(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
 @dataclass(frozen=True)
 class Batches:
     """Images and labels with their normalisation, cut into batches.
@@ -38,7 +69,8 @@ class Batches:
     Attributes:
         images: uint8 (N, 3, H, W), may be memory-mapped.
         labels: integers (N,).
-        batch: images in a batch; a training epoch drops the incomplete last one.
+        batch: images in a batch over all processes; a training epoch drops the incomplete last one.
+        part: this process and how many there are; each gets its part of every batch.
     """
 
     images: np.ndarray
@@ -47,28 +79,37 @@ class Batches:
     device: str = "cpu"
     mean: tuple[float, ...] = CIFAR10_MEAN
     std: tuple[float, ...] = CIFAR10_STD
+    part: Part = WHOLE
+
+    @property
+    def size(self) -> int:
+        """Number of images."""
+        return len(self.images)
 
     def __len__(self) -> int:
         """Batches in a training epoch."""
         return len(self.images) // self.batch
 
     def training(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The shuffled and augmented batches of one epoch from batch `first` on: (images, labels)."""
+        """This process' part of the shuffled and augmented batches of one epoch from batch `first` on.
+
+        Each is (images, labels). The whole batch is augmented, so that no draw depends on the number of processes.
+        """
         order = stream(seed, "order", epoch).permutation(len(self.images))
+        mine = bounds(self.batch, self.part)
         for index in range(first, len(self)):
             chosen = order[index * self.batch : (index + 1) * self.batch]
             images = crop_and_flip(self.images[chosen], stream(seed, "augmentation", epoch * len(self) + index))
-            yield self._tensors(images, self.labels[chosen])
+            yield self._tensors(images[mine], self.labels[chosen[mine]])
 
     def plain(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first `limit` images (default all) in stored order, unaltered; the last batch may be smaller."""
-        end = len(self.images) if limit is None else min(limit, len(self.images))
-        for start in range(0, end, self.batch):
-            part = slice(start, min(start + self.batch, end))
+        """This process' part of the first `limit` images (default all), unaltered; the last batch may be smaller."""
+        mine = bounds(len(self.images[:limit]), self.part)
+        each = self.batch // self.part[1]
+        for start in range(mine.start, mine.stop, each):
+            part = slice(start, min(start + each, mine.stop))
             yield self._tensors(self.images[part], self.labels[part])
 
     def _tensors(self, images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
-        x = torch.from_numpy(np.array(images)).to(self.device).float().div_(255)
-        mean, std = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (self.mean, self.std))
-        x = x.sub_(mean).div_(std).contiguous(memory_format=torch.channels_last)
+        x = normalised(torch.from_numpy(np.array(images)), self.mean, self.std, self.device)
         return x, torch.from_numpy(labels.astype(np.int64)).to(self.device)

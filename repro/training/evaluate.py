@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from repro.training.batches import Batches
+from repro.training.batches import AnyBatches
+from repro.training.distributed import average_statistics, gathered
 
 
 @torch.inference_mode()
-def correct(network: nn.Module, batches: Batches) -> np.ndarray:
-    """Whether the arg-max of the logits is the label, for each image in stored order: bool (N,)."""
+def correct(network: nn.Module, batches: AnyBatches) -> np.ndarray:
+    """Whether the arg-max of the logits is the label, for each image in order: bool (N,)."""
     network.eval()
     hits = [(network(images).argmax(1) == labels).cpu().numpy() for images, labels in batches.plain()]
-    return np.concatenate(hits)
+    return gathered(np.concatenate(hits))
 
 
 def top1(hits: np.ndarray) -> float:
@@ -35,4 +36,5 @@ def calibrate_batch_norm(network: nn.Module, batches: Iterable[tuple[Tensor, Ten
     The running statistics become the plain average of the batch statistics; no parameter changes.
     """
     update_bn((images for images, _ in batches), network)
+    average_statistics(network)
     network.eval()

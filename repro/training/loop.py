@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from repro.training.batches import Batches
+from repro.training import distributed
+from repro.training.batches import AnyBatches
 from repro.training.evaluate import top1
 
 CHECKPOINT_SECONDS = 30.0
@@ -54,7 +55,9 @@ def cosine(step: int, steps: int) -> float:
 
 
 def save(state: object, path: Path) -> None:
-    """`torch.save` that leaves the old file or the new one, never half of one."""
+    """`torch.save` that leaves the old file or the new one, never half of one; of several processes one writes."""
+    if not distributed.leads():
+        return
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         torch.save(state, file)
@@ -82,7 +85,7 @@ class Training:
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
-        batches: Batches,
+        batches: AnyBatches,
         *,
         seed: int,
         epochs: int,
@@ -105,7 +108,8 @@ class Training:
             self.network.train()
             for images, labels in self.batches.training(self.seed, epoch, self.step % length):
                 self.optimizer.zero_grad(set_to_none=True)
-                self.loss_sum += train(images, labels, self.step)
+                self.loss_sum += distributed.mean(train(images, labels, self.step), self.batches.device)
+                distributed.synchronise(self.network)
                 self.optimizer.step()
                 self.schedule.step()
                 self.step += 1

@@ -22,8 +22,8 @@ def stream(seed: int, purpose: str, step: int = 0) -> np.random.Generator:
 
 
 @contextmanager
-def torch_seeded(seed: int, purpose: str) -> Iterator[None]:
+def torch_seeded(seed: int, purpose: str, step: int = 0) -> Iterator[None]:
     """Seed torch's global generator for code that takes no generator (weight initialisation); restored afterwards."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(stream(seed, purpose).integers(2**63 - 1)))
+        torch.manual_seed(int(stream(seed, purpose, step).integers(2**63 - 1)))
         yield

@@ -1,0 +1,44 @@
+"""Two processes that train together, as torchrun's would, but started by a test."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import distributed as dist
+
+from repro.training import distributed
+
+
+def run(work: Callable[..., Any], rendezvous: Path, *arguments: Any) -> list[Any]:
+    """What `work(number, *arguments)` gives in each of two processes that have joined; fails where one does."""
+    context = multiprocessing.get_context("spawn")
+    ends = [context.Pipe() for _ in range(2)]
+    processes = [
+        context.Process(target=_work, args=(theirs, work, number, rendezvous, arguments), daemon=True)
+        for number, (_, theirs) in enumerate(ends)
+    ]
+    for process in processes:
+        process.start()
+    for _, theirs in ends:
+        theirs.close()
+    try:
+        answers = [ours.recv() for ours, _ in ends]
+        for process in processes:
+            process.join()
+        return answers
+    finally:
+        for process in processes:
+            process.terminate()
+
+
+def _work(answers: Any, work: Callable[..., Any], number: int, rendezvous: Path, arguments: tuple) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=number, world_size=2)
+    answers.send(work(number, *arguments))
+    distributed.wait()
+    distributed.leave()
