@@ -260,7 +260,7 @@ class SizeLatency:
     scales: Mapping[str, Mapping[str, Scalar]] = field(
         default_factory=lambda: {
             "smoke": {"rounds": 3, "warmup": 1, "calibration_images": 4},
-            "cpu": {"rounds": 12, "warmup": 2, "calibration_images": 16},
+            "cpu": {"rounds": 6, "warmup": 1, "calibration_images": 16},
         }
     )
     seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 1, "cpu": 3})
