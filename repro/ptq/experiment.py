@@ -93,7 +93,7 @@ def _watch(name: str, unit: Unit, settings: Mapping[str, Any], context: Context)
     images = Images(known, settings["batch"], context.device, context.data_root)
     network = pretrained.load(name, context.data_root).to(context.device)
     count, test = settings["calibration_images"], settings["evaluation_images"]
-    total = count + test + len(imagenet_samples.MD5)
+    total = count + test
 
     def told(batches: Iterator[Tensor], done: int, note: str) -> Iterator[Tensor]:
         for batch in batches:
@@ -104,20 +104,23 @@ def _watch(name: str, unit: Unit, settings: Mapping[str, Any], context: Context)
     calibration = told(images.cifar10("train", unit.seed * count, count), 0, "watching")
     histograms = post_training.watch(network, calibration, known.signed, settings["every"])
     evaluation = outputs(network, told(images.cifar10("test", unit.seed * test, test), count, "evaluating"))
-    samples = outputs(network, iter([images.samples()]))
     state = {layer: histogram.state_dict() for layer, histogram in histograms.items()}
-    save({"histograms": state, "evaluation": evaluation, "samples": samples}, context.folder / ARTEFACT)
-    correct = _correct(evaluation, samples, images, unit.seed * test)
+    save({"histograms": state, "evaluation": evaluation}, context.folder / ARTEFACT)
+    correct = _correct(network, evaluation, images, unit.seed * test)
     values = {column: top1(hits) for column, hits in correct.items()}
     curve = _drawn(histograms[DRAWN[1]]) if name == DRAWN[0] else []
     return Outcome(values, values, correct, curve, images=total)
 
 
-def _correct(evaluation: Tensor, samples: Tensor, images: Images, first: int) -> dict[str, np.ndarray]:
-    """`knn`: the nearest neighbour has the same CIFAR-10 class; `top1`: right among the labelled ImageNet images."""
+def _correct(network: nn.Module, evaluation: Tensor, images: Images, first: int) -> dict[str, np.ndarray]:
+    """`knn`: the nearest neighbour has the same CIFAR-10 class; `top1`: right among the labelled ImageNet images.
+
+    The latter only where there is a classifier.
+    """
     labels = cifar10.load("test", images.data_root).labels[first : first + len(evaluation)]
     correct = {"knn": labels[neighbours(evaluation)] == labels}
     if images.network.classes:
+        samples = outputs(network, iter([images.samples()]))
         correct["top1"] = samples.argmax(1).numpy() == images.labels()
     return correct
 
@@ -139,14 +142,13 @@ def _quantize(cell: Cell, unit: Unit, settings: Mapping[str, Any], context: Cont
     network = pretrained.load(cell.network, context.data_root).to(context.device)
     quantized, ranges = quantize(network, histograms, cell, settings, context.backend)
     test, noise = settings["evaluation_images"], settings["noise_images"]
-    first, total = unit.seed * test, test + noise + len(imagenet_samples.MD5)
+    first, total = unit.seed * test, test + noise
     with post_training.quantized_inputs(quantized, ranges, context.backend):
         evaluation = outputs(quantized, images.cifar10("test", first, test))
         context.progress(test, total, "evaluated")
-        samples = outputs(quantized, iter([images.samples()]))
+        correct = _correct(quantized, evaluation, images, first)
         powers = post_training.layer_noise(quantized, network, images.cifar10("test", first, noise))
     exact = seen["evaluation"].cpu()
-    correct = _correct(evaluation, samples, images, first)
     correct["agreement"] = agreement(evaluation, exact, known)
     values = {column: top1(hits) for column, hits in correct.items()}
     values["snr"] = post_training.decibel(post_training.power(exact), post_training.power(exact - evaluation))

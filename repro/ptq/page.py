@@ -143,7 +143,8 @@ def layer_key(column: str) -> tuple[int, list[int], int]:
 CAPTION = f"""\
 Weights of every layer, and the inputs of all but the first, are quantized after training; nothing is trained. The
 calibrator finds the ranges of inputs; the setting `weights` says which finds those of weights. Calibrated on CIFAR-10
-training images. Means over seeds, each with images of its own.
+training images enlarged from 32 x 32 to 224 x 224, which are smoother than ImageNet's: its ranges would be others.
+Means over seeds, each with images of its own.
 
 - *SNR*: power of the float network's output over that of the difference.
 - *Agreement*: images that keep the float network's class ({NETWORKS["efficientnet_lite0"]}) or the nearest neighbour
