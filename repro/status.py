@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 
 from repro import targets
 from repro.errors import ReproError
-from repro.evidence.claims import SCALES, Rollup, Row, is_worse, rollup
+from repro.evidence.claims import SCALES, STAND_IN, Rollup, Row, is_worse, rollup
 from repro.evidence.files import write_text
 from repro.evidence.render import csv_text, markdown_table, read_fingerprint
 from repro.places import Places, gather
@@ -43,10 +43,13 @@ class Line(NamedTuple):
     target: str
     scale: str
     counts: Rollup
+    stand_in: bool = False
 
     @property
     def reduced(self) -> str:
-        """Says that the result is one of a reduced scale; empty for the print and the published set-up."""
+        """Says that the result is one of a reduced scale or of a stand-in; empty for print and published set-up."""
+        if self.stand_in:
+            return f"stand-in, no evidence: {self.scale}"
         return f"reduced scale: {self.scale}" if self.scale in ("smoke", "cpu", "gpu") else ""
 
     def cells(self) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ class Line(NamedTuple):
 def lines(judged: Mapping[str, Sequence[Row]]) -> list[Line]:
     """A line for each target and scale, in order of the scale."""
     return [
-        Line(name, scale, rollup(some))
+        Line(name, scale, rollup(some), all(row.claim == STAND_IN for row in some))
         for name, rows in judged.items()
         for scale in SCALES
         if (some := [row for row in rows if row.scale == scale])

@@ -50,7 +50,8 @@ def derivable(row: Cells, individual: Cells, by_definition: frozenset[int] = fro
 def ours(row: Runs, individual: Runs) -> Interval | None:
     """Our Delta_B: 100/|B| * sum mean(a_b) / mean(i_b) over the seeds that every cell has; None where there is none.
 
-    The interval is that of the delta method over paired seeds (`evidence.intervals.ratio_of_means`).
+    None too where Individual is right about nothing at some bit-width. The interval is that of the delta method over
+    paired seeds (`evidence.intervals.ratio_of_means`).
 
     Args:
         row, individual: accuracies in percent by bit-width, then by seed.
@@ -73,10 +74,13 @@ def by_seed(row: Runs, individual: Runs) -> dict[int, float]:
 
 
 def _paired(row: Runs, individual: Runs) -> tuple[list[int], list[list[float]], list[list[float]]]:
-    """The seeds that every cell has, and the accuracies of both over them, shape (seeds, bit-widths)."""
+    """The seeds that every cell has, and the accuracies of both over them, shape (seeds, bit-widths).
+
+    No seeds where Individual is right about nothing at some bit-width: no ratio exists then.
+    """
     seeds = sorted(set.intersection(*(set(cells) for runs in (row, individual) for cells in runs.values())))
     own, base = ([[runs[b][s] for b in individual] for s in seeds] for runs in (row, individual))
-    return seeds, own, base
+    return (seeds, own, base) if all(map(any, zip(*base, strict=True))) else ([], [], [])
 
 
 @dataclass(frozen=True)

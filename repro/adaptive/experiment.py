@@ -17,10 +17,12 @@ from repro.adaptive.joint import JointStep, MixedStep
 from repro.adaptive.methods import BITS, FLOAT, Recipe, unit_of
 from repro.adaptive.problems import Problem
 from repro.adaptive.settings import scale
+from repro.errors import UsageError
 from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
 from repro.networks.switchable import SwitchableBatchNorm2d, TransitionalBatchNorm2d
 from repro.quantizers import PACT, DoReFaWeight, SwitchablePACT
 from repro.targets import Context, Outcome, Unit
+from repro.training import distributed
 from repro.training.batches import AnyBatches
 from repro.training.distillation import training_step
 from repro.training.evaluate import calibrate_batch_norm, correct, top1
@@ -33,10 +35,17 @@ FLOAT_BITS = 32
 """Column of the full-precision network."""
 
 
-def run(unit: Unit, context: Context, problem: Problem, step_of: Callable[[nn.Module], Step] | None = None) -> Outcome:
+def run(
+    unit: Unit,
+    context: Context,
+    problem: Problem,
+    step_of: Callable[[nn.Module], Step] | None = None,
+    weight: Callable[[], nn.Module] | None = None,
+) -> Outcome:
     """Run `unit` in `context.folder`, resuming what a killed run left there, and leave the network as its artefact.
 
-    `step_of(network)` is the step that a quantized network is trained with in place of its method's.
+    `step_of(network)` is the step that a quantized network is trained with in place of its method's, `weight()` the
+    quantizer of a weight in place of the nested one.
     """
     # Defaults stand in for settings that this unit does not depend on.
     settings: dict[str, Any] = scale(**unit.settings)
@@ -46,7 +55,7 @@ def run(unit: Unit, context: Context, problem: Problem, step_of: Callable[[nn.Mo
         return _finish(network, _train_float(network, data, unit, context), data, context)
     method, bits = unit_of(unit.name)
     assert method.recipe is not None
-    network = _started(method.recipe, context.inputs[method.recipe.start] / ARTEFACT, data)
+    network = _started(method.recipe, context.inputs[method.recipe.start] / ARTEFACT, data, weight)
     if method.recipe.trained:
         return _finish(network, _train(network, method.recipe, bits, data, unit, context, step_of), data, context)
     return _measure(network, method.recipe, data, unit.seed, context)
@@ -56,6 +65,9 @@ class _Data:
     """Training and test images of a unit, as its settings say."""
 
     def __init__(self, problem: Problem, settings: Mapping[str, Any], context: Context) -> None:
+        _, processes = distributed.part()
+        if settings["batch"] % processes:
+            raise UsageError(f"batch={settings['batch']}: give a multiple of the {processes} processes that share it")
         self.train, self.test = problem.data.open(settings, context)
         self.problem, self.settings = problem, settings
 
@@ -69,11 +81,13 @@ class _Data:
 def float_network(problem: Problem, settings: Mapping[str, Any], seed: int) -> nn.Module:
     """The float network of the settings, initialised by the seed, channels-last."""
     with torch_seeded(seed, "initialisation"):
-        network = problem.network.build(settings, problem.data.classes)
+        network = problem.network.build(settings, problem.classes(settings))
     return network.to(memory_format=torch.channels_last)
 
 
-def quantized(network: nn.Module, recipe: Recipe, settings: Mapping[str, Any]) -> nn.Module:
+def quantized(
+    network: nn.Module, recipe: Recipe, settings: Mapping[str, Any], weight: Callable[[], nn.Module] | None = None
+) -> nn.Module:
     """Turn a float network, in place, into a quantized one with the clip levels and batch norms of a recipe."""
 
     def activation() -> nn.Module:
@@ -92,26 +106,26 @@ def quantized(network: nn.Module, recipe: Recipe, settings: Mapping[str, Any]) -
             case _:
                 return float_norm
 
-    def weight() -> nn.Module:
+    def nested() -> nn.Module:
         return DoReFaWeight(realign_in_graph=settings["realign_in_graph"])
 
     keep: Any = network.full_precision
-    return quantize(network, LayerRule(weight, activation, keep, norm))
+    return quantize(network, LayerRule(weight or nested, activation, keep, norm))
 
 
-def _started(recipe: Recipe, artefact: Path, data: _Data) -> nn.Module:
+def _started(recipe: Recipe, artefact: Path, data: _Data, weight: Callable[[], nn.Module] | None) -> nn.Module:
     """The quantized network of a recipe, as it starts."""
     settings, device = data.settings, data.train.device
     network = float_network(data.problem, settings, seed=0)
     if recipe.start == FLOAT:
         network.load_state_dict(load(artefact))
-        network = quantized(network, recipe, settings).to(device)
-        if recipe.clip == "percentile":
+        network = quantized(network, recipe, settings, weight).to(device)
+        if recipe.clip == "percentile" and settings["alpha_percentile"] is not None:
             set_alpha_at_percentile(network, data.train, settings["alpha_percentile"], settings["alpha_images"])
         return network
     start = unit_of(recipe.start)[0].recipe
     assert start is not None
-    network = quantized(network, start, settings).to(device)
+    network = quantized(network, start, settings, weight).to(device)
     network.load_state_dict(load(artefact))
     return network
 
@@ -138,6 +152,8 @@ def set_alpha_at_percentile(network: nn.Module, batches: AnyBatches, percentile:
         handle.remove()
     for module, values in levels.items():
         module.alpha.copy_(torch.stack(values).mean())
+    distributed.average([module.alpha for module in levels])
+    for module in levels:
         module.keep_alpha_positive()
 
 

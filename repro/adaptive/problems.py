@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from repro.training.batches import AnyBatches
+    from repro.training.loader import Items
 
 Settings = Mapping[str, Any]
 
@@ -38,6 +39,7 @@ class Data:
     Attributes:
         settings: names of those that say which of it is used.
         needs: data sets (`python -m repro data NAME`) that are read.
+        classes: their number; where they have a setting `classes`, that counts.
         open: batches for training and for testing.
     """
 
@@ -45,6 +47,8 @@ class Data:
     needs: tuple[str, ...]
     classes: int
     open: Callable[[Settings, Context], tuple[AnyBatches, AnyBatches]]
+    by_hand: str = ""
+    """Why results are missing: whose hand has to put the data there. Empty where they are fetched."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,40 @@ class Problem:
         """Settings that this network and these data depend on; those of others do not appear in its units."""
         return (*self.network.settings, *self.data.settings)
 
+    def classes(self, settings: Settings) -> int:
+        """Number of classes that the network tells apart."""
+        return settings["classes"] if "classes" in self.data.settings else self.data.classes
+
+    def expected(self, settings: Settings) -> dict[str, dict[str, int]]:
+        """For each data set that is read what `repro.datasets.fetch` is told to expect of it."""
+        known = {"classes": settings["classes"]} if "classes" in self.data.settings else {}
+        return dict.fromkeys(self.data.needs, known)
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """A problem that proves a pipeline in the place of one whose data are not here: no evidence for the print."""
+
+    problem: Problem
+    words: str
+
 
 def _resnet18(settings: Settings, classes: int) -> nn.Module:
     from repro.networks.resnet import ResNet18
 
     return ResNet18(settings["width"], settings["stem_stride"], classes)
+
+
+def _imagenet_resnet18(settings: Settings, classes: int) -> nn.Module:
+    from repro.networks.resnet import ResNet18
+
+    return ResNet18(settings["width"], settings["stem_stride"], classes, stem="imagenet")
+
+
+def _frame_averaged_resnet18(settings: Settings, classes: int) -> nn.Module:
+    from repro.networks.resnet import FrameAveragedResNet18
+
+    return FrameAveragedResNet18(settings["width"], settings["stem_stride"], classes, stem="imagenet")
 
 
 def _mobilenetv2(settings: Settings, classes: int) -> nn.Module:
@@ -75,16 +108,76 @@ def _mobilenetv2(settings: Settings, classes: int) -> nn.Module:
 def _cifar10(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatches]:
     from repro.datasets import cifar10
     from repro.training.batches import Batches
+    from repro.training.distributed import part
 
     train, test = (cifar10.load(split, context.data_root) for split in ("train", "test"))
     n, m = settings["train_images"], settings["test_images"]
     return (
-        Batches(train.images[:n], train.labels[:n], settings["batch"], context.device),
-        Batches(test.images[:m], test.labels[:m], TEST_BATCH, context.device),
+        Batches(train.images[:n], train.labels[:n], settings["batch"], context.device, part=part()),
+        Batches(test.images[:m], test.labels[:m], TEST_BATCH, context.device, part=part()),
     )
+
+
+def _moving_cifar(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatches]:
+    from repro.datasets.moving_cifar import MovingCIFAR
+    from repro.training.batches import CIFAR10_MEAN, CIFAR10_STD
+
+    train, test = (MovingCIFAR(split, settings["frames"], data_root=context.data_root) for split in ("train", "test"))
+    limits = settings["train_images"], settings["test_images"]
+    return _loaded(train, test, settings, context, CIFAR10_MEAN, CIFAR10_STD, limits)
+
+
+def _imagenet(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatches]:
+    from repro.datasets.imagenet import ImageNet
+    from repro.datasets.views import IMAGENET_MEAN, IMAGENET_STD
+
+    size, classes, root = settings["image_size"], settings["classes"], context.data_root
+    train, test = (ImageNet(split, size, classes, root) for split in ("train", "val"))
+    return _loaded(train, test, settings, context, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _mini_kinetics(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatches]:
+    from repro.datasets.mini_kinetics import MiniKinetics
+    from repro.datasets.views import IMAGENET_MEAN, IMAGENET_STD
+
+    frames, size, classes = settings["frames"], settings["image_size"], settings["classes"]
+    train, test = (MiniKinetics(split, frames, size, classes, context.data_root) for split in ("train", "val"))
+    return _loaded(train, test, settings, context, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _loaded(
+    train: Items,
+    test: Items,
+    settings: Settings,
+    context: Context,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    limits: tuple[int | None, int | None] = (None, None),
+) -> tuple[AnyBatches, AnyBatches]:
+    from repro.training.distributed import part
+    from repro.training.loader import LoadedBatches
+
+    first, second = (
+        LoadedBatches(items, settings["batch"], context.device, mean, std, limit, part())
+        for items, limit in zip((train, test), limits, strict=True)
+    )
+    return first, second
 
 
 TEST_BATCH = 500
 RESNET18 = Network(("width", "stem_stride"), _resnet18)
 MOBILENETV2 = Network(("width_multiplier", "stem_stride"), _mobilenetv2)
+IMAGENET_RESNET18 = Network(("width", "stem_stride"), _imagenet_resnet18)
+FRAME_AVERAGED_RESNET18 = Network(("width", "stem_stride"), _frame_averaged_resnet18)
 CIFAR10 = Data(("train_images", "test_images"), ("cifar10",), 10, _cifar10)
+MOVING_CIFAR = Data(("train_images", "test_images", "frames"), ("cifar10",), 10, _moving_cifar)
+IMAGENET = Data(
+    ("image_size", "classes"), ("imagenet",), 1000, _imagenet, by_hand="ImageNet, to be put under the data root by hand"
+)
+MINI_KINETICS = Data(
+    ("image_size", "classes", "frames"),
+    ("mini_kinetics",),
+    200,
+    _mini_kinetics,
+    by_hand="Mini-Kinetics, to be put under the data root by hand",
+)

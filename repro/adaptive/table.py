@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
-from repro.adaptive import claims, layout, picture
+from repro.adaptive import claims, layout, picture, stand_in
 from repro.adaptive.methods import FLOAT, OURS, Method, methods
-from repro.adaptive.problems import Problem
+from repro.adaptive.problems import Problem, StandIn
 from repro.adaptive.settings import (
     CALIBRATED,
     COMMON,
@@ -23,7 +24,7 @@ from repro.adaptive.settings import (
     TRAINED,
     check,
 )
-from repro.evidence.claims import Row
+from repro.evidence.claims import STAND_IN, Row
 from repro.evidence.files import write_text
 from repro.evidence.records import Evidence
 from repro.evidence.render import write_csv
@@ -44,7 +45,10 @@ class AdaptiveTable:
         changes: of the settings' defaults, by scale.
         seeds: their number, by scale.
         ours: scales at which the rows that are ours are run too, after all that are printed.
+        stand_ins: scales that another problem is run at, to prove the pipeline where the data are not here.
     """
+
+    together: ClassVar[bool] = True
 
     name: str
     title: str
@@ -52,20 +56,34 @@ class AdaptiveTable:
     changes: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
     seeds: Mapping[str, int] = field(default_factory=dict)
     ours: tuple[str, ...] = ()
+    stand_ins: Mapping[str, StandIn] = field(default_factory=dict)
     kind: str = "table"
     artefact: str = "network.pt"
     values_unit: str = "% top-1"
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return self.problem.data.needs if self.problem else ()
+        problems = [self.problem_at(scale) for scale in self.changes]
+        return tuple(dict.fromkeys(name for problem in problems for name in problem.data.needs))
+
+    def problem_at(self, scale: str) -> Problem:
+        """The problem that is run at a scale: the table's, or one that stands in for it."""
+        if scale in self.stand_ins:
+            return self.stand_ins[scale].problem
+        assert self.problem is not None
+        return self.problem
+
+    def data_of(self, unit: Unit) -> Mapping[str, Mapping[str, int]]:
+        return self.problem_at(unit.scale).expected(unit.settings)
 
     @cached_property
     def scales(self) -> Mapping[str, Mapping[str, Scalar]]:
         """All settings of each scale: those of every table, of the network and of the data."""
-        own = self.problem.settings if self.problem else ()
-        defaults = {name: SETTINGS[name].default for name in (*own, *COMMON)}
-        return {scale: {**defaults, **changed} for scale, changed in self.changes.items()}
+        return {
+            scale: {name: SETTINGS[name].default for name in (*self.problem_at(scale).settings, *COMMON)}
+            | dict(changed)
+            for scale, changed in self.changes.items()
+        }
 
     @cached_property
     def published(self) -> PublishedTable:
@@ -81,8 +99,7 @@ class AdaptiveTable:
     def _units_of_seed(
         self, scale: str, seed: int, settings: Mapping[str, Scalar], rows: Sequence[Method]
     ) -> list[Unit]:
-        assert self.problem is not None
-        float_settings = {name: settings[name] for name in (*self.problem.settings, *START)}
+        float_settings = {name: settings[name] for name in (*self.problem_at(scale).settings, *START)}
         start = Unit(self.name, scale, FLOAT, seed, float_settings, NUMERICS)
         units = {FLOAT: start}
         for method in rows:
@@ -98,24 +115,39 @@ class AdaptiveTable:
     def run(self, unit: Unit, context: Context) -> Outcome:
         from repro.adaptive.experiment import run
 
-        assert self.problem is not None
-        return run(unit, context, self.problem)
+        return run(unit, context, self.problem_at(unit.scale))
 
     def rows(self, evidence: Evidence) -> list[Row]:
-        return claims.rows(self.published, evidence, tuple(self.scales))
+        built = tuple(scale for scale in self.scales if scale not in self.stand_ins)
+        rows = claims.rows(self.published, stand_in.proper(evidence, self.stand_ins), built)
+        return [*map(self._for_want_of_data, rows), *stand_in.rows(self.published, evidence, self.stand_ins)]
+
+    def _for_want_of_data(self, row: Row) -> Row:
+        """What is missing is missing because of the data where these have to be put there by hand."""
+        if row.state != "missing" or not self.problem or not self.problem.data.by_hand:
+            return row
+        return replace(row, reason=f"data: {self.problem.data.by_hand}")
+
+    def _page(self, sources: Mapping[str, Evidence], rows: list[Row]) -> str:
+        own = {name: stand_in.proper(evidence, self.stand_ins) for name, evidence in sources.items()}
+        claimed = [row for row in rows if row.claim != STAND_IN]
+        return layout.page(self.title, self.published, own, claimed) + stand_in.sections(
+            self.title, self.published, sources, self.stand_ins
+        )
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         rows = self.rows(evidence)
         csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
         write_csv(rows, csv)
-        write_text(markdown, layout.page(self.title, self.published, {"": evidence}, rows))
-        if not evidence.records:
+        write_text(markdown, self._page({"": evidence}, rows))
+        own = stand_in.proper(evidence, self.stand_ins)
+        if not own.records:
             return [csv, markdown]
-        return [csv, markdown, *picture.draw(self.title, self.published, evidence, folder / self.name)]
+        return [csv, markdown, *picture.draw(self.title, self.published, own, folder / self.name)]
 
     def summary(self, committed: Evidence, local: Evidence) -> str:
         sources = {"committed": committed, "this machine": local}
-        return layout.page(self.title, self.published, sources, self.rows(committed))
+        return self._page(sources, self.rows(committed))
 
 
 def _own_settings(method: Method) -> Iterator[str]:

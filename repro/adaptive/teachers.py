@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from repro.networks.quantize import QuantizedConv2d, set_bits
+from repro.training import distributed
 
 Rule = Literal["next_higher", "highest", "nearest", "random", "selected"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -60,7 +61,12 @@ def select(student: int, logits: Mapping[int, Tensor], distances: Distances, str
     >>> [select(4, {8: sure, 6: unsure}, near_is_6, strength) for strength in (0.0, 10.0)]
     [8, 6]
     """
-    return min(logits, key=lambda bits: float(entropy(logits[bits])) + strength * distances[bits, student])
+
+    def cost(bits: int) -> float:
+        uncertainty = distributed.mean(float(entropy(logits[bits])), logits[bits].device)  # all must choose alike
+        return uncertainty + strength * distances[bits, student]
+
+    return min(logits, key=cost)
 
 
 def teacher(

@@ -31,6 +31,9 @@ RUN_SCALES = ("smoke", "cpu", "gpu", "paper")
 SCALES = ("", "print", *RUN_SCALES)
 """Scales of a row: `print` needs no run and is judged from printed numbers; empty where no scale is built yet."""
 
+STAND_IN = "stand_in"
+"""Claim of a row whose data stand in for the published: it shows that a pipeline runs, and is never judged."""
+
 VERDICTS_OF: Mapping[Kind, frozenset[Verdict]] = {
     "arithmetic": frozenset({"", "consistent", "disputed"}),
     "pattern": frozenset({"", "holds", "fails", "inconclusive"}),
@@ -86,6 +89,8 @@ class Row:
         if self.verdict not in VERDICTS_OF[self.kind]:
             article = "an" if self.kind == "arithmetic" else "a"
             raise ClaimError(f"{name}: {article} {self.kind} claim cannot have the verdict {self.verdict!r}")
+        if self.claim == STAND_IN and (self.verdict or self.published):
+            raise ClaimError(f"{name}: a stand-in is neither judged nor set beside a published value")
         if self.scale != SCALE_OF.get(self.verdict, self.scale):
             raise ClaimError(f"{name}: {self.verdict!r} is reserved for scale {SCALE_OF[self.verdict]!r}")
         if self.state == "missing" and not self.reason.startswith(MISSING):

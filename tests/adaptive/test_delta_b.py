@@ -99,3 +99,9 @@ def test_ours_uses_the_seeds_that_all_cells_share() -> None:
     found = delta_b.ours({8: {0: 50.0, 1: 60.0}}, {8: {1: 100.0, 2: 90.0}})
     assert (found.estimate, found.n) == (60, 1)
     assert delta_b.ours({8: {0: 50.0}}, {8: {1: 100.0}}) is None
+
+
+def test_without_a_right_answer_of_individual_there_is_no_ratio() -> None:
+    row, nothing = {8: {0: 50.0}, 2: {0: 40.0}}, {8: {0: 90.0}, 2: {0: 0.0}}
+    assert delta_b.ours(row, nothing) is None
+    assert delta_b.by_seed(row, nothing) == {}

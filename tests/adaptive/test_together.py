@@ -1,0 +1,144 @@
+"""Table 3's real pipeline on a folder in ImageNet's layout: JPEGs, few steps; in one process and in two together.
+
+Two processes on half a batch each end where one process does that normalises the same two halves separately.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from repro import targets
+from repro.cli import main
+from repro.evidence.records import Store
+from repro.targets import Context, Outcome, Unit, planned
+from repro.training import distributed, loop
+from repro.training.loop import load
+from tests.datasets import made_up
+from tests.training import two
+
+SMALL = {"width": 8, "classes": 3, "image_size": 32, "batch": 8, "fp32_epochs": 2, "epochs": 1, "bn_images": 8,
+         "alpha_images": 8}  # fmt: skip
+OPTIONS = [f"--set={name}={value}" for name, value in SMALL.items()]
+TABLE3 = targets.get("table3")
+UNITS = {unit.name: unit for unit in planned(TABLE3, "paper", changes={key: str(v) for key, v in SMALL.items()})}
+TRAINED = ("fp32", "coquant", "dq32_bn_calib")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_up.imagenet(tmp_path_factory.mktemp("data"), classes=3, train=8, val=5)
+
+
+def run(name: str, root: Path, folder: Path) -> Outcome:
+    (folder / name).mkdir(parents=True, exist_ok=True)
+    unit: Unit = UNITS[name]
+    return TABLE3.run(unit, Context(folder / name, root, inputs={each: folder / each for each in unit.requires}))
+
+
+class HalvesBatchNorm(nn.BatchNorm2d):
+    """In training each half of the batch is normalised by itself; running statistics move by the mean of both."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training:
+            return super().forward(x)
+        self.num_batches_tracked += 1
+        factor = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        outputs, moved = [], []
+        for half in x.chunk(2):
+            statistics = self.running_mean.clone(), self.running_var.clone()
+            outputs.append(F.batch_norm(half, *statistics, self.weight, self.bias, True, factor, self.eps))
+            moved.append(torch.stack(statistics))
+        self.running_mean, self.running_var = torch.stack(moved).mean(0)
+        return torch.cat(outputs)
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+def _together(number: int, root: Path, folder: Path) -> dict[str, Outcome]:
+    """Units of Table 3, the first one stopped in the middle of an epoch and resumed."""
+    loop.CHECKPOINT_SECONDS = 0.0
+
+    def stop(done: int, total: int, note: str) -> None:
+        if done == 5:
+            raise KilledError
+
+    (folder / "fp32").mkdir(parents=True, exist_ok=True)
+    with pytest.raises(KilledError):
+        TABLE3.run(UNITS["fp32"], Context(folder / "fp32", root, progress=stop))
+    distributed.wait()
+    assert load(folder / "fp32" / "checkpoint.pt")["step"] == 5
+    found = {}
+    for name in TRAINED:
+        found[name] = run(name, root, folder)
+        distributed.wait()
+    return found
+
+
+def test_two_processes_are_one_that_normalises_the_halves_separately(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The FP32 start; CoQuant (four passes a step, teachers by entropy, swapped blocks); calibrated batch norms."""
+    both, follower = two.run(_together, tmp_path / "rendezvous", root, tmp_path / "both")
+    monkeypatch.setattr(nn, "BatchNorm2d", HalvesBatchNorm)
+    for name in TRAINED:
+        alone = run(name, root, tmp_path / "alone")
+        for column, hits in alone.correct.items():
+            assert len(hits) == 15
+            np.testing.assert_array_equal(both[name].correct[column], hits)
+            np.testing.assert_array_equal(follower[name].correct[column], hits)
+        if not alone.curve:
+            continue
+        assert both[name].curve == follower[name].curve
+        losses = [[point["loss"] for point in one.curve] for one in (both[name], alone)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+        theirs, ours = (load(tmp_path / folder / name / "network.pt") for folder in ("both", "alone"))
+        assert theirs.keys() == ours.keys()
+        for key, tensor in ours.items():
+            torch.testing.assert_close(theirs[key], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "repro"]
+    return subprocess.run(
+        [*command, "table3", "--scale=paper", *OPTIONS, *map(str, arguments)],
+        capture_output=True, text=True, check=False, timeout=400, env=os.environ,
+    )  # fmt: skip
+
+
+def said(errors: str) -> list[str]:
+    return [line for line in errors.splitlines() if line.startswith("repro: ")]
+
+
+def test_torchrun_starts_it_and_goes_on(root: Path, tmp_path: Path) -> None:
+    places = f"--out={tmp_path}", f"--data-root={root}"
+    done = torchrun(*places, "--limit=1")
+    assert done.returncode == 0, done.stderr
+    assert said(done.stderr) == ["repro: table3 paper: 1 done, 14 left"]
+    assert done.stdout.count("# Table 3: ResNet18 on ImageNet") == 1
+    (record,), damaged = Store(tmp_path / "records").read("table3")
+    assert (record.unit, record.workers, len(record.curve), damaged) == ("fp32", 2, 2, [])
+    mistaken = torchrun(*places, "--set=batch=5")
+    assert mistaken.returncode == 1  # torchrun's own, whatever its processes end with
+    assert set(said(mistaken.stderr)) == {"repro: batch=5: give a multiple of the 2 processes that share it"}
+    assert len(Store(tmp_path / "records").read("table3")[0]) == 1
+
+
+@pytest.mark.parametrize("name", ["table3", "table4"])
+def test_missing_data_are_one_line_that_says_what_to_do(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([name, "--scale=paper", f"--out={tmp_path}", f"--data-root={tmp_path}"]) == 3
+    (line,) = said(capsys.readouterr().err)
+    assert "is not here" in line
+    assert "--data-root or REPRO_DATA" in line
