@@ -126,8 +126,8 @@ class Training:
     def _note(self) -> str:
         if not self.history.curve:
             return ""
-        scores = (f"{value:.1f}" for key, value in self.history.curve[-1].items() if key not in ("epoch", "loss"))
-        return f"epoch {len(self.history.curve)}: {' / '.join(scores)} %"
+        scores = [f"{value:.1f}" for key, value in self.history.curve[-1].items() if key not in ("epoch", "loss")]
+        return f"epoch {len(self.history.curve)}" + (f": {' / '.join(scores)} %" if scores else "")
 
     def _save(self) -> None:
         history = self.history
