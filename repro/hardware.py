@@ -17,7 +17,19 @@ ROOT = Path(__file__).resolve().parents[1]
 
 FOLDER_OPTIONS = ("--out", "--data-root")
 
-PACKAGES = ("torch", "torchvision", "timm", "triton", "numba", "numpy", "scipy", "onnx", "onnxruntime", "onnxscript")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "triton",
+    "numba",
+    "numpy",
+    "scipy",
+    "av",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+)
 
 
 def versions() -> dict[str, str]:
