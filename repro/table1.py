@@ -5,6 +5,7 @@ Deviations of the scales built, numbered; the rest of what the paper does not sa
 1. `cpu`: width 16 (print: 64) and a stem of stride 2 (print: 1); 40 FP32 and 4 quantized epochs (print: unknown, 100
    to 200 by our reading).
 2. `smoke`: width 8, 10,000 training and 2,000 test images, 3 and 1 epochs.
+3. `gpu`: 60 FP32 and 6 quantized epochs, one seed; `paper`: 200 and 200.
 """
 
 from repro.adaptive.problems import CIFAR10, RESNET18, Problem
@@ -25,7 +26,9 @@ TARGET = AdaptiveTable(
             "bn_images": 2_000,
         },
         "cpu": {"width": 16, "stem_stride": 2, "fp32_epochs": 40, "epochs": 4},
+        "gpu": {"fp32_epochs": 60, "epochs": 6},
+        "paper": {},
     },
-    seeds={"smoke": 1, "cpu": 3},
+    seeds={"smoke": 1, "cpu": 3, "gpu": 1, "paper": 3},
     ours=("cpu",),
 )

@@ -7,6 +7,7 @@ Deviations of the scales built, numbered; the rest of what the paper does not sa
 2. `cpu`: width multiplier .25 (print: 1), a stem of stride 2 (print: unknown), 40,000 training images (print: 50,000);
    24 FP32 epochs and 1 quantized one (print: unknown, 100 to 200 by our reading).
 3. `smoke`: the same network, 4,000 training and 1,000 test images, 2 and 1 epochs.
+4. `gpu`: 60 FP32 and 6 quantized epochs, one seed; `paper`: 200 and 200.
 """
 
 from repro.adaptive.problems import CIFAR10, MOBILENETV2, Problem
@@ -27,7 +28,9 @@ TARGET = AdaptiveTable(
             "bn_images": 1_000,
         },
         "cpu": {"width_multiplier": 0.25, "stem_stride": 2, "train_images": 40_000, "fp32_epochs": 24, "epochs": 1},
+        "gpu": {"fp32_epochs": 60, "epochs": 6},
+        "paper": {},
     },
-    seeds={"smoke": 1, "cpu": 3},
+    seeds={"smoke": 1, "cpu": 3, "gpu": 1, "paper": 3},
     ours=("cpu",),
 )

@@ -235,12 +235,16 @@ def _pattern_row(
 
 
 def rows(printed: PublishedTable, evidence: Evidence, built: tuple[str, ...]) -> list[Row]:
-    """All rows of a table: what needs no run first, then each scale that has records (else the largest built one)."""
+    """All rows of a table: what needs no run first, then each scale that has records.
+
+    Without any, these are the scales that seeds are planned for, else the largest built one.
+    """
     found = Arithmetic(printed).rows()
     for pattern in patterns(evidence.preregistered):
         judged = judge_print(pattern, printed_cells(printed))
         found.append(_pattern_row(printed, pattern, judged, judged, "print"))
-    for scale in evidence.scales or built[-1:] or ("",):
+    planned = tuple(evidence.preregistered.get("seeds", ()))
+    for scale in evidence.scales or planned or built[-1:] or ("",):
         found += Measured(printed, evidence, scale).rows()
     return found
 
