@@ -242,8 +242,8 @@ SCALES: Mapping[str, Mapping[str, Scalar]] = {
     "cpu": _scale(
         {
             "small": {},
-            "lite0": {"batch": 64, "fp32_images": 20_000, "fp32_epochs": 1, "fp32_lr": 0.02, "train_images": 5_120,
-                      "epochs": 1, "test_images": 5_000, "bn_images": 1_024},
+            "lite0": {"batch": 64, "fp32_images": 20_000, "fp32_epochs": 1, "fp32_lr": 0.02, "epochs": 1,
+                      "lr": 0.03, "test_images": 5_000},
         },
     ),
     "gpu": _scale(
