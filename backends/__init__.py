@@ -43,7 +43,7 @@ def get(name: str | None = None, device: Any = None) -> Backend:
     Traceback (most recent call last):
     backends.contract.UnknownNameError: unknown backend 'eagr': known are reference, eager, fused; did you mean 'eager'?
     """
-    return _choose(name, os.environ.get(ENVIRONMENT_VARIABLE), device)
+    return _choose(name, None if name else os.environ.get(ENVIRONMENT_VARIABLE), device)
 
 
 @cache

@@ -8,6 +8,7 @@ or the operations of the eager backend, which it can.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -78,6 +79,8 @@ def fake_quantize(
         )
     module = _torch_backend(backend, x, scaler.name)
     check_noise(scaler, noise, x.shape)
+    if noise is None and not (isinstance(step, Tensor) or isinstance(lower, Tensor) or isinstance(upper, Tensor)):
+        return _FixedGrid.apply(x, (step, lower, upper), (scaler, axis, module))
     return _FakeQuantize.apply(x, step, lower, upper, noise, (scaler, axis, module))
 
 
@@ -133,6 +136,12 @@ def _as_tensors(x: Tensor, step: Any, lower: Any, upper: Any) -> list[Tensor]:
     ]
 
 
+def _first_order(backward: Callable) -> Callable:
+    """`once_differentiable`, at its price only where a graph of the backward is asked for."""
+    guarded = once_differentiable(backward)
+    return lambda ctx, grad: (guarded if torch.is_grad_enabled() else backward)(ctx, grad)
+
+
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -150,17 +159,37 @@ class _FakeQuantize(torch.autograd.Function):
         return module.forward(x, step, lower, upper, axis=axis)
 
     @staticmethod
-    @once_differentiable
+    @_first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *tensors, noise = ctx.saved_tensors
         scaler, axis, module = ctx.constants
         parameters = [n if t is None else t for n, t in zip(ctx.parameters, tensors, strict=True)]
-        gradients = module.backward(grad, x, *parameters, scaler=scaler, axis=axis, noise=noise)
-        wanted = [
-            (gradient if gradient.dtype == t.dtype else gradient.to(t)) if needed else None
-            for gradient, t, needed in zip(gradients, (x, *tensors), ctx.needs_input_grad, strict=False)
+        needs = ctx.needs_input_grad[1:4]
+        gradients = module.backward(grad, x, *parameters, scaler=scaler, axis=axis, noise=noise, needs=needs)
+        own = [
+            gradient if gradient is None or gradient.dtype == t.dtype else gradient.to(t)
+            for gradient, t in zip(gradients, (x, *tensors), strict=True)
         ]
-        return *wanted, None, None
+        return *own, None, None
+
+
+class _FixedGrid(torch.autograd.Function):
+    """The same where x alone is a tensor: with less to keep, less is to be done on every call."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, grid: tuple[Any, Any, Any], constants: tuple[Scaler, int | None, Backend]
+    ) -> Tensor:
+        ctx.grid, ctx.constants = grid, constants
+        ctx.save_for_backward(x)
+        return constants[2].forward(x, *grid, axis=constants[1])
+
+    @staticmethod
+    @_first_order
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (scaler, axis, module) = ctx.saved_tensors, ctx.constants
+        needs = (False, False, False)
+        return module.backward(grad, x, *ctx.grid, scaler=scaler, axis=axis, needs=needs).x, None, None
 
 
 def scale_gradient(x: Tensor, factor: float) -> Tensor:

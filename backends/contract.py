@@ -26,6 +26,8 @@ NOISE_CONTROLS = ("uniform_noise", "gaussian_noise")
 ENTRY_POINTS = "backends.scalers"
 LARGEST_CODE = 2**24
 """Largest `max(-lower, upper) / step`: the integers up to here are exact in float32 (Q6)."""
+Needs = tuple[bool, bool, bool]
+"""Whether the gradients of step, lower and upper are asked for."""
 NAN_CODE = -(2**31)
 """The code of NaN: the int32 minimum (Q6)."""
 
@@ -74,8 +76,11 @@ class Backend(Protocol):
         axis: int | None = None,
         noise: Any = None,
         out: Any = None,
+        needs: Needs = (True, True, True),
     ) -> Gradients:
-        """The four gradients, from `grad`, the gradient of the loss with respect to the values; `out` receives dx."""
+        """The four gradients, from `grad`, the gradient of the loss with respect to the values; `out` receives dx.
+
+        Those of step, lower and upper that are not needed are None."""
 
     def multiplier(self, scaler: Scaler, grad: Any, error: Any, noise: Any = None) -> Any:
         """The gradient-scaling multiplier `s`, like grad; `error` is the rounding error in grid units."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from backends.contract import (
     NAN_CODE,
     Gradients,
+    Needs,
     Scaler,
     check_axis,
     check_like,
@@ -78,6 +79,7 @@ def backward(
     axis: int | None = None,
     noise: Tensor | None = None,
     out: Tensor | None = None,
+    needs: Needs = (True, True, True),
 ) -> Gradients:
     """The four gradients, with g = `grad`, v = clip(x) / step, e = v - rint(v), and s the scaler's multiplier (G1-G3):
 
@@ -104,9 +106,9 @@ def backward(
     dx = torch.where((work >= lower) & (work <= upper), scaled, 0)
     return Gradients(
         _deliver(dx, x, out),
-        _sum_to(step, g * (rounded - s * v), axis),
-        _sum_to(lower, torch.where(work < lower, scaled, 0), axis),
-        _sum_to(upper, torch.where(work > upper, scaled, 0), axis),
+        _sum_to(step, g * (rounded - s * v), axis) if needs[0] else None,
+        _sum_to(lower, torch.where(work < lower, scaled, 0), axis) if needs[1] else None,
+        _sum_to(upper, torch.where(work > upper, scaled, 0), axis) if needs[2] else None,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from backends.contract import (
     NAN_CODE,
     Gradients,
+    Needs,
     Scaler,
     UnknownNameError,
     check_axis,
@@ -76,6 +77,7 @@ def backward(
     axis: int | None = None,
     noise: Any = None,
     out: Array | None = None,
+    needs: Needs = (True, True, True),
 ) -> Gradients:
     """The four gradients, with g = `grad`, v = clip(x) / step, e = v - rint(v), and s the scaler's multiplier (G1-G3):
 
@@ -100,9 +102,9 @@ def backward(
     dx = np.where((lower <= x) & (x <= upper), g * s, 0)
     return Gradients(
         _deliver(dx, array, out),
-        _sum_to(step, g * (np.rint(v) - s * v), axis),
-        _sum_to(lower, np.where(x < lower, g * s, 0), axis),
-        _sum_to(upper, np.where(x > upper, g * s, 0), axis),
+        _sum_to(step, g * (np.rint(v) - s * v), axis) if needs[0] else None,
+        _sum_to(lower, np.where(x < lower, g * s, 0), axis) if needs[1] else None,
+        _sum_to(upper, np.where(x > upper, g * s, 0), axis) if needs[2] else None,
     )
 
 

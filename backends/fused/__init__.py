@@ -13,10 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
-from backends.contract import BackendUnavailableError, Gradients, Scaler
+from backends.contract import BackendUnavailableError, Gradients, Needs, Scaler
 
-DEVICES = ("cpu", "cuda")
-"""Device types that it has kernels for; each has a module of its name."""
+PACKAGES = {"cpu": ("numba", "llvmlite"), "cuda": ("triton",)}
+"""Of each device type that it has kernels for, what they need; each has a module of its name."""
 
 
 def codes(x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None) -> Tensor:
@@ -52,15 +52,16 @@ def backward(
     axis: int | None = None,
     noise: Tensor | None = None,
     out: Tensor | None = None,
+    needs: Needs = (True, True, True),
 ) -> Gradients:
-    """The four gradients of the contract (G1-G3); `out` receives dx.
+    """The four gradients of the contract (G1-G3); `out` receives dx. Sums that are not needed cost nothing.
 
     >>> import torch
     >>> grad, x = torch.ones(3), torch.tensor([-9.0, 0.3, 1.0])
     >>> backward(grad, x, 0.5, -1.0, 1.0, scaler=Scaler("ste"))
     Gradients(x=tensor([0., 1., 1.]), step=tensor(0.4000), lower=tensor(1.), upper=tensor(0.))
     """
-    return _module(x).backward(grad, x, step, lower, upper, scaler=scaler, axis=axis, noise=noise, out=out)
+    return _module(x).backward(grad, x, step, lower, upper, scaler=scaler, axis=axis, noise=noise, out=out, needs=needs)
 
 
 def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -81,7 +82,13 @@ def _module(x: Tensor) -> ModuleType:
 @cache
 def _kernels(device: str) -> ModuleType:
     """Imported when first needed."""
-    if device not in DEVICES:
-        message = f"backend 'fused' computes on {' and '.join(DEVICES)}, not on {device}: ask for 'eager'"
+    if device not in PACKAGES:
+        message = f"backend 'fused' computes on {' and '.join(PACKAGES)}, not on {device}: ask for 'eager'"
         raise BackendUnavailableError(message)
-    return import_module(f"backends.fused.{device}")
+    try:
+        return import_module(f"backends.fused.{device}")
+    except ModuleNotFoundError as error:
+        if error.name not in PACKAGES[device]:
+            raise
+        message = f"backend 'fused' on {device} needs {error.name}, which is not installed: ask for 'eager'"
+        raise BackendUnavailableError(message) from None

@@ -10,6 +10,7 @@ import ctypes
 import math
 import struct
 import threading
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -22,13 +23,14 @@ from backends.contract import (
     LARGEST_CODE,
     BackendUnavailableError,
     Gradients,
+    Needs,
     Scaler,
     check_axis,
     check_like,
     check_noise,
     check_parameters,
 )
-from backends.fused import loops, threads
+from backends.fused import curves, loops, threads
 
 STORAGE = {torch.float32: np.float32, torch.bfloat16: np.uint16}
 """The dtypes that it computes, and how the loops see them."""
@@ -87,35 +89,39 @@ def backward(
     axis: int | None = None,
     noise: Tensor | None = None,
     out: Tensor | None = None,
+    needs: Needs = (True, True, True),
 ) -> Gradients:
     """The four gradients; see `backends.fused.backward`."""
     storage = _storage(x)
-    kind, factor, alpha = _constants(scaler)
+    kind, constants = _constants(scaler)
     if grad.shape != x.shape:
         check_like("grad", grad, x)
     if noise is not None or kind == loops.RANDOM:
         check_noise(scaler, noise, x.shape)
     if grad.dtype != x.dtype:
-        wide = backward(grad.float(), x.float(), step, lower, upper, scaler=scaler, axis=axis, noise=noise)
+        wide = backward(grad.float(), x.float(), step, lower, upper, scaler=scaler, axis=axis, noise=noise, needs=needs)
         return wide._replace(x=_delivered(_destination(x, out).copy_(wide.x), out))
     work = _prepare(x, step, lower, upper, axis)
     split, result = work.split, _destination(work.x, out)
-    sums = torch.empty(3 if split.channels == 1 else 3 + 3 * split.channels)
-    alone = split.blocks == 1 and not split.spread
-    partial = None if alone else torch.empty(split.partial, dtype=torch.float64)
+    asked = needs[0] * loops.STEP_SUM | needs[1] * loops.LOWER_SUM | needs[2] * loops.UPPER_SUM
+    sums = torch.empty(3 if split.channels == 1 else 3 + 3 * split.channels) if asked else None
+    folded = asked and (split.blocks != 1 or split.spread)
+    partial = torch.empty(split.partial, dtype=torch.float64) if folded else None
     work.run(
-        loops.loop("backward_by_column" if split.spread else "backward", storage, kind),
+        loops.loop("backward_by_column" if split.spread else "backward", storage, kind, asked),
         result,
         _laid_out_like(work.x, grad),
         None if noise is None else _laid_out_like(work.x, noise.float()),
         sums,
         partial,
-        factor,
-        alpha,
+        constants,
     )
-    if partial is not None:
+    if folded:
         loops.loop("fold").run(_job.address)
-    shaped = sums.unbind() if work.grids is None else _shaped(sums, split.channels, (step, lower, upper))
+    if sums is not None and work.grids is None and all(needs):
+        shaped: Iterable[Tensor | None] = sums.unbind()
+    else:
+        shaped = _shaped(sums, split.channels, (step, lower, upper), needs)
     return Gradients(_delivered(result, out), *shaped)
 
 
@@ -123,12 +129,12 @@ def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None
     """The multiplier s; see `backends.fused.multiplier`."""
     _storage(grad)
     check_noise(scaler, noise, grad.shape)
-    kind, factor, alpha = _constants(scaler)
+    kind, constants = _constants(scaler)
     g = grad.detach().float().contiguous()
     work = _Work(error.detach().float().expand_as(g).contiguous(), _split(1, 1, g.numel()), None, (0.0, 0.0, 0.0))
     result = torch.empty_like(g)
     noise = None if noise is None else noise.float().contiguous()
-    work.run(loops.loop("multipliers", kind), result, g, noise, factor=factor, alpha=alpha)
+    work.run(loops.loop("multipliers", kind), result, g, noise, constants=constants)
     return result.to(grad.dtype)
 
 
@@ -172,12 +178,12 @@ def _split(outer: int, channels: int, inner: int) -> _Split:
 class _Job(threading.local):
     """The memory of a thread's current job."""
 
-    LAYOUT = struct.Struct("=9q72s5f")
+    LAYOUT = struct.Struct(f"=9q72s3f{4 * loops.CONSTANTS_OF_JOB}s")
     GRID = 8 * loops.SLOTS
     CONSTANTS = GRID + 12
 
     def __init__(self) -> None:
-        self.memory = (ctypes.c_int64 * (loops.SLOTS + 3))()
+        self.memory = ctypes.create_string_buffer(self.LAYOUT.size)
         self.address = ctypes.addressof(self.memory)
 
 
@@ -203,8 +209,7 @@ class _Work(NamedTuple):
         noise: Tensor | None = None,
         sums: Tensor | None = None,
         partial: Tensor | None = None,
-        factor: float = 0.0,
-        alpha: float = 0.0,
+        constants: bytes = b"",
     ) -> None:
         """Fill in the job, and run the loop on it."""
         x, split, grids, grid = self
@@ -223,8 +228,7 @@ class _Work(NamedTuple):
             0 if sums is None else sums.data_ptr(),
             split.fields,
             *grid,
-            factor,
-            alpha,
+            constants,
         )
         threads.run(loop, address, x.numel())
 
@@ -288,8 +292,8 @@ def _storage(x: Tensor) -> type:
 
 
 @lru_cache(maxsize=256)
-def _constants(scaler: Scaler) -> tuple[int, float, float]:
-    """Kind, factor and alpha of a scaler: delta, times the further factor of the normalised form (S1)."""
+def _constants(scaler: Scaler) -> tuple[int, bytes]:
+    """Kind and constants of a scaler; factor is delta, times the further factor of the normalised form (S1)."""
     try:
         kind = _KINDS[scaler.name]
     except KeyError:
@@ -300,7 +304,11 @@ def _constants(scaler: Scaler) -> tuple[int, float, float]:
         factor *= 0.5
     elif scaler.form == "normalised" and kind == loops.INVTANH:
         factor *= 0.5 / math.atanh(alpha / 2)
-    return kind, factor, alpha
+    constants = [factor, alpha]
+    quotient = curves.quotient(scaler.name, alpha, factor) if kind in (loops.TANH, loops.INVTANH) else None
+    if quotient:
+        kind, constants = loops.RATIONAL[quotient.degree], quotient.constants(factor, loops.HIGHEST_DEGREE + 1)
+    return kind, np.asarray(constants, dtype=np.float32).tobytes()
 
 
 def _order(x: Tensor) -> list[int] | None:
@@ -342,11 +350,15 @@ def _delivered(result: Tensor, out: Tensor | None) -> Tensor:
     return out
 
 
-def _shaped(sums: Tensor, channels: int, parameters: tuple[Any, ...]) -> tuple[Tensor, ...]:
-    """Each sum in the shape of its parameter: over all, or per channel."""
-    totals = sums if channels == 1 else sums[:3]
-    per_channel = sums.view(3, 1) if channels == 1 else sums[3:].view(3, channels)
-    return tuple(
-        own if isinstance(parameter, Tensor) and parameter.ndim else total
-        for parameter, own, total in zip(parameters, per_channel.unbind(), totals.unbind(), strict=True)
-    )
+def _shaped(sums: Tensor | None, channels: int, parameters: tuple[Any, ...], needs: Needs) -> Iterator[Tensor | None]:
+    """Each sum that is needed, in the shape of its parameter: over all, or per channel."""
+    for index in range(3):
+        parameter = parameters[index]
+        if sums is None or not needs[index]:
+            yield None
+        elif not isinstance(parameter, Tensor) or not parameter.ndim:
+            yield sums[index]
+        elif channels == 1:
+            yield sums[index : index + 1]
+        else:
+            yield sums[3 + index * channels : 3 + (index + 1) * channels]

@@ -36,6 +36,7 @@ from backends.contract import (
     SCALERS,
     BackendUnavailableError,
     Gradients,
+    Needs,
     Scaler,
     check_axis,
     check_like,
@@ -90,6 +91,7 @@ def backward(
     axis: int | None = None,
     noise: Tensor | None = None,
     out: Tensor | None = None,
+    needs: Needs = (True, True, True),
 ) -> Gradients:
     """The four gradients; see `backends.fused.backward`.
 
@@ -104,7 +106,7 @@ def backward(
     partial = torch.empty(plan.partial_shape, dtype=torch.float32, device=x.device)
     plan.launch(_backward_kernel, *arrays, dx, partial, partial.stride(0), **_scaler_arguments(scaler))
     sums = map(_sum_to, (step, lower, upper), partial.sum((1, 3)))
-    return Gradients(_deliver(dx, out), *sums)
+    return Gradients(_deliver(dx, out), *(own if needed else None for own, needed in zip(sums, needs, strict=True)))
 
 
 @torch.no_grad()

@@ -31,7 +31,7 @@ NAMES = (
     "noise",
     "out",
     "parameters",  # float32 [3, columns]: step, lower, upper
-    "constants",  # float32 [2]: factor and alpha of the scaler
+    "constants",  # float32 [CONSTANTS_OF_JOB]: of the scaler
     "partial",  # float64 [3, fold_outer, channels, fold_inner]: sums of the blocks; of step, lower, upper
     "result",  # float32 [3], and [3, channels] behind it where there are several: the sums
     "columns",  # grids: as many as channels, or one per element of a row
@@ -50,7 +50,14 @@ SLOTS = len(NAMES)
 (COLUMNS, LENGTH, BLOCK, PER_LENGTH, BLOCKS, CLAIM, FOLD_OUTER, CHANNELS, FOLD_INNER) = range(9, SLOTS)
 
 STE, PBGS, EWGS, ACOS, TANH, INVTANH, RANDOM = range(7)
-"""The curves: the scalers of the contract, and one for both noise controls."""
+"""The curves: the scalers of the contract, and one for both noise controls. Constants: factor, alpha."""
+RATIONAL = {degree: 16 + degree for degree in range(2, 7)}
+"""By degree: an odd curve in the direction of g, from a quotient of two polynomials. Constants as in `curves`."""
+HIGHEST_DEGREE = max(RATIONAL)
+CONSTANTS_OF_JOB = 2 + 2 * (HIGHEST_DEGREE + 1)
+STEP_SUM, LOWER_SUM, UPPER_SUM = 1, 2, 4
+"""The sums that a backward loop adds up; together, all."""
+ALL_SUMS = STEP_SUM | LOWER_SUM | UPPER_SUM
 
 LANES = 32
 RUN = 64 * LANES
@@ -164,12 +171,17 @@ def _(rounded, step, target):
 
 
 @njit(**_INLINED)
-def _position(x, grid):
-    """v = clip(x) / step; a NaN is neither below nor above, and stays (Q1, Q3, Q6)."""
-    step, lower, upper = grid
+def _clip(x, grid):
+    """A NaN is neither below nor above, and stays (Q6)."""
+    _, lower, upper = grid
     c = lower if x < lower else x
-    c = upper if c > upper else c
-    return c / step
+    return upper if c > upper else c
+
+
+@njit(**_INLINED)
+def _position(x, grid):
+    """v = clip(x) / step (Q1, Q3)."""
+    return _clip(x, grid) / grid[0]
 
 
 @njit(**_CURVE)
@@ -217,41 +229,61 @@ def _arctanh(x):
     return np.copysign(k * np.float32(np.log(2) / 2) + (s + s * z * p), x)
 
 
+def _polynomial(first: int, degree: int) -> Callable:
+    """c[first] + t * (c[first + 1] + t * (...)), of this degree."""
+    if degree == 0:
+        return njit(lambda c, t: c[first], **_CURVE)
+    rest = _polynomial(first + 1, degree - 1)
+    return njit(lambda c, t: c[first] + t * rest(c, t), **_CURVE)
+
+
+def _rational(degree: int) -> Callable:
+    """e * P(t) / Q(t), t = c[0] + c[1] * e**2."""
+    p, q = _polynomial(2, degree), _polynomial(3 + HIGHEST_DEGREE, degree)
+
+    @njit(**_CURVE)
+    def curve(e, c):
+        t = c[0] + c[1] * (e * e)
+        return e * p(c, t) / q(c, t)
+
+    return curve
+
+
 @njit(**_INLINED)
-def _signed(factor, g):
-    """factor * sign(g), sign(0) = 0."""
-    return factor if g > ZERO else (-factor if g < ZERO else ZERO)
+def _turned(number, g):
+    """The number, with the other sign where that of g is negative."""
+    return np.copysign(ONE, g) * number
+
+
+def _directed(curve: Callable) -> Callable:
+    """The multiplier of a curve that points in the direction of g."""
+    return njit(lambda g, e, noise, i, c: ONE + _turned(curve(e, c), g), **_INLINED)
 
 
 _MULTIPLIERS = {
-    STE: njit(lambda g, e, noise, i, factor, alpha: ONE, **_INLINED),
-    PBGS: njit(lambda g, e, noise, i, factor, alpha: ONE + factor * abs(e), **_INLINED),
-    EWGS: njit(lambda g, e, noise, i, factor, alpha: ONE + _signed(factor, g) * e, **_INLINED),
-    ACOS: njit(lambda g, e, noise, i, factor, alpha: ONE + factor * _sin_pi(e), **_INLINED),
-    TANH: njit(lambda g, e, noise, i, factor, alpha: ONE + _signed(factor, g) * _tanh(alpha * e), **_INLINED),
-    INVTANH: njit(lambda g, e, noise, i, factor, alpha: ONE + _signed(factor, g) * _arctanh(alpha * e), **_INLINED),
-    RANDOM: njit(lambda g, e, noise, i, factor, alpha: ONE + factor * noise[i], **_INLINED),
+    STE: njit(lambda g, e, noise, i, c: ONE, **_INLINED),
+    PBGS: njit(lambda g, e, noise, i, c: ONE + c[0] * abs(e), **_INLINED),
+    EWGS: _directed(njit(lambda e, c: c[0] * e, **_INLINED)),
+    ACOS: njit(lambda g, e, noise, i, c: ONE + c[0] * _sin_pi(e), **_INLINED),
+    TANH: _directed(njit(lambda e, c: c[0] * _tanh(c[1] * e), **_INLINED)),
+    INVTANH: _directed(njit(lambda e, c: c[0] * _arctanh(c[1] * e), **_INLINED)),
+    RANDOM: njit(lambda g, e, noise, i, c: ONE + c[0] * noise[i], **_INLINED),
+    **{kind: _directed(_rational(degree)) for degree, kind in RATIONAL.items()},
 }
-"""The scaler table (S1): the multiplier of element i. `factor` is delta, times what the normalised form adds to it."""
+"""The scaler table (S1): the multiplier of element i, c being the constants of the job. Factor is delta, times what the
+normalised form adds to it. Where g = 0 its sign counts, as nothing comes of it but zeros."""
 
 
 def _multiplier(kind: Any, g: Any, e: Any, noise: Any, i: Any, constants: Any) -> Any:
-    """The multiplier of a kind that is known when compiling."""
+    """The multiplier of a kind that is known when compiling; where g = 0, in no direction."""
 
 
 @overload(_multiplier, prefer_literal=True, jit_options=_INLINED)
 def _(kind, g, e, noise, i, constants):
     function = _MULTIPLIERS[kind.literal_value]
-    return lambda kind, g, e, noise, i, constants: function(g, e, noise, i, constants[0], constants[1])
-
-
-@njit(**_INLINED)
-def _gradients(g, x, s, v, grid):
-    """dx and the terms of dstep, dlower and dupper, given the multiplier s (G1)."""
-    _, lower, upper = grid
-    scaled = g * s
-    dx = scaled if (x >= lower) & (x <= upper) else ZERO
-    return dx, g * (np.rint(v) - s * v), scaled if x < lower else ZERO, scaled if x > upper else ZERO
+    if kind.literal_value in (PBGS, ACOS, RANDOM):
+        return lambda kind, g, e, noise, i, constants: function(g, e, noise, i, constants)
+    return lambda kind, g, e, noise, i, constants: function(g, e, noise, i, constants) if g != ZERO else ONE
 
 
 @njit(**_INLINED)
@@ -277,28 +309,32 @@ def _grid(grids, columns, column):
 
 @njit(**_INLINED)
 def _constants(job):
-    """Factor and alpha of the scaler."""
-    constants = _pointer(job[CONSTANTS], np.float32)
-    return constants[0], constants[1]
+    """Those of the scaler."""
+    c = _pointer(job[CONSTANTS], np.float32)
+    return c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10], c[11], c[12], c[13], c[14], c[15]
 
 
 def _backward_one(*arguments: Any) -> None:
-    """Store dx of element i, and add its terms of the other gradients to their lane."""
+    """Store dx of element i, and add its terms of the sums that are asked for to their lane (G1)."""
 
 
 @overload(_backward_one, prefer_literal=True, jit_options=_INLINED)
-def _(kind, storage, x, grad, noise, out, i, grid, constants, lanes, lane):
+def _(kind, sums, storage, x, grad, noise, out, i, grid, constants, lanes, lane):
     multiplier = _MULTIPLIERS[kind.literal_value]
+    with_step, with_lower, with_upper = (bool(sums.literal_value & one) for one in (STEP_SUM, LOWER_SUM, UPPER_SUM))
 
-    def one(kind, storage, x, grad, noise, out, i, grid, constants, lanes, lane):
+    def one(kind, sums, storage, x, grad, noise, out, i, grid, constants, lanes, lane):
         number, g = _widen(x[i]), _widen(grad[i])
         v = _position(number, grid)
-        s = multiplier(g, v - np.rint(v), noise, i, constants[0], constants[1])
-        dx, of_step, of_lower, of_upper = _gradients(g, number, s, v, grid)
-        out[i] = _narrow(dx, storage)
-        lanes[lane] += of_step
-        lanes[LANES + lane] += of_lower
-        lanes[2 * LANES + lane] += of_upper
+        s = multiplier(g, v - np.rint(v), noise, i, constants)
+        scaled = g * s
+        out[i] = _narrow(scaled if _clip(number, grid) == number else ZERO, storage)
+        if with_step:
+            lanes[lane] += g * (np.rint(v) - s * v)
+        if with_lower:
+            lanes[LANES + lane] += scaled if number < grid[1] else ZERO
+        if with_upper:
+            lanes[2 * LANES + lane] += scaled if number > grid[2] else ZERO
 
     return one
 
@@ -330,7 +366,7 @@ def _elementwise(storage: type, target: type, spread: bool) -> Callable:
     return elementwise
 
 
-def _backward(storage: type, kind: int) -> Callable:
+def _backward(storage: type, kind: int, sums: int) -> Callable:
     """dx, and of each block, which has one grid, the sums of the other gradients: by lanes, over runs in float64.
 
     The sums of an only block are the result."""
@@ -357,17 +393,19 @@ def _backward(storage: type, kind: int) -> Callable:
                         if until - row >= LANES:
                             for lane in range(LANES):
                                 _backward_one(
-                                    kind, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
+                                    kind, sums, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
                                 )
                         else:
                             for lane in range(until - row):
                                 _backward_one(
-                                    kind, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
+                                    kind, sums, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
                                 )
                     for lane in range(LANES):
                         of_step += lanes[lane]
                         of_lower += lanes[LANES + lane]
                         of_upper += lanes[2 * LANES + lane]
+                if not sums:
+                    continue
                 if blocks == 1:
                     result[0], result[1], result[2] = of_step, of_lower, of_upper
                 else:
@@ -377,7 +415,7 @@ def _backward(storage: type, kind: int) -> Callable:
     return backward
 
 
-def _backward_by_column(storage: type, kind: int) -> Callable:
+def _backward_by_column(storage: type, kind: int, sums: int) -> Callable:
     """dx, and of each block, whose rows have a grid per column, the sums of the other gradients by column."""
 
     def backward(address):
@@ -390,10 +428,10 @@ def _backward_by_column(storage: type, kind: int) -> Callable:
         while first < end:
             for block in range(first, end):
                 start, stop, _ = _locate(job, block)
-                sums = _pointer(job[PARTIAL] + 8 * block * columns, np.float64)
-                for q in range(3):
+                partial = _pointer(job[PARTIAL] + 8 * block * columns, np.float64)
+                for q in range(3 if sums else 0):
                     for j in range(columns):
-                        sums[q * plane + j] = 0.0
+                        partial[q * plane + j] = 0.0
                 for row in range(start, stop, columns):
                     width = min(columns, stop - row)
                     for left in range(0, width, LANES):
@@ -404,6 +442,7 @@ def _backward_by_column(storage: type, kind: int) -> Callable:
                             j = left + lane
                             _backward_one(
                                 kind,
+                                sums,
                                 storage,
                                 x,
                                 grad,
@@ -415,9 +454,9 @@ def _backward_by_column(storage: type, kind: int) -> Callable:
                                 lanes,
                                 lane,
                             )
-                        for q in range(3):
+                        for q in range(3 if sums else 0):
                             for lane in range(count):
-                                sums[q * plane + left + lane] += lanes[q * LANES + lane]
+                                partial[q * plane + left + lane] += lanes[q * LANES + lane]
             first, end = _claim(job)
 
     return backward

@@ -42,9 +42,11 @@ class Case:
     def forward(self, *arguments: Any, axis: int | None = None) -> np.ndarray:
         return plain(self.call("forward", *map(self.native, arguments), axis=axis))
 
-    def backward(self, *arguments: Any, scaler: Scaler, axis: int | None = None, noise: Any = None) -> Gradients:
+    def backward(
+        self, *arguments: Any, scaler: Scaler, axis: int | None = None, noise: Any = None, **needs: Any
+    ) -> Gradients:
         native = map(self.native, arguments)
-        gradients = self.call("backward", *native, scaler=scaler, axis=axis, noise=self.native(noise))
+        gradients = self.call("backward", *native, scaler=scaler, axis=axis, noise=self.native(noise), **needs)
         return Gradients(*map(plain, gradients))
 
     def multiplier(self, scaler: Scaler, grad: Any, error: Any, noise: Any = None) -> np.ndarray:
@@ -72,6 +74,7 @@ CASES = [
     pytest.param(Case("eager"), id="eager"),
     pytest.param(Case("eager", "cuda"), id="eager-cuda", marks=no_cuda),
     pytest.param(Case("fused"), id="fused"),
+    pytest.param(Case("fused", "cuda"), id="fused-cuda", marks=no_cuda),
 ]
 OTHER_CASES = CASES[1:]
 """Those that are compared with the reference; the reference is never compared with itself."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from math import inf, nan
 
@@ -62,6 +63,22 @@ class TestVectors:
         assert_equal(gradients.step, np.array(0.25, np.float32))
         assert_equal(gradients.lower, np.array(11.0, np.float32))
         assert_equal(gradients.upper, np.float32([0.0, 3.0]))
+
+    @pytest.mark.parametrize("axis", [None, 0, 1])
+    @pytest.mark.parametrize("needs", list(product((False, True), repeat=3)))
+    def test_what_is_not_needed_is_left_out_and_changes_nothing(
+        self, backend: Case, needs: tuple[bool, bool, bool], axis: int | None
+    ) -> None:
+        x, g = np.float32(X * 6).reshape(12, 7), np.float32(G * 6).reshape(12, 7)
+        step = np.float32(0.5) if axis is None else np.full(x.shape[axis], 0.5, np.float32)
+        run = partial(backend.backward, g, x, step, -1.0, 1.5, scaler=Scaler("ewgs", delta=1.0), axis=axis)
+        every, some = run(), run(needs=needs)
+        assert_equal(some.x, every.x)
+        for needed, ours, expected in zip(needs, some[1:], every[1:], strict=True):
+            if needed:
+                assert_equal(ours, expected)
+            else:
+                assert ours is None
 
 
 class TestMask:

@@ -68,6 +68,19 @@ def test_a_named_backend_that_cannot_compute_there_is_refused(monkeypatch: pytes
         backends.get(device="cuda")
 
 
+@pytest.mark.parametrize(("device", "package"), [("cpu", "numba"), ("cuda", "triton")])
+def test_fused_without_the_package_of_its_kernels_is_refused(device: str, package: str) -> None:
+    """By name nothing else steps in; the message says what is missing."""
+    script = (
+        f"import sys; sys.modules['{package}'] = None\n"
+        "from backends import BackendUnavailableError, fused\n"
+        f"try: fused._kernels('{device}')\n"
+        "except BackendUnavailableError as error: print(error)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", script], text=True)
+    assert said == f"backend 'fused' on {device} needs {package}, which is not installed: ask for 'eager'\n"
+
+
 def test_a_named_backend_that_is_not_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "NAMES", (*backends.NAMES, "unbuilt"))
     with pytest.raises(BackendUnavailableError, match="'unbuilt' is not built yet: ask for 'eager'"):

@@ -37,7 +37,7 @@ class TestTable:
             found, expected = backend.multiplier(scaler, grad, error), float(row["multiplier"])
             assert found.dtype == dtype
             bound = tolerances.multiplier(scaler, np.array(expected), 0.5)  # e itself is rounded to the dtype
-            assert abs(found[0] - expected) <= bound * np.finfo(dtype).eps / np.finfo(np.float32).eps, row
+            assert abs(float(found[0]) - expected) <= bound * np.finfo(dtype).eps / np.finfo(np.float32).eps, row
 
     @pytest.mark.parametrize("name", SCALERS)
     def test_S1_no_incoming_gradient_means_no_direction(self, backend: Case, name: str) -> None:

@@ -21,6 +21,10 @@ CURVE = 25 * U
 0.95 / (1 - 0.95**2) / arctanh(0.95) = 5.4): 11 U. The function itself, by the vendors' error tables at most 4 ulp,
 an ulp being 2 U: 8 U."""
 
+APPROXIMATED = U / 2
+"""What a backend may leave out of a multiplier by an approximation of its curve: half a unit in the last place of the
+numbers under 1, which is the rounding of the multiplier itself (`backends.fused.curves`)."""
+
 SLOPES = {"ste": 0.0, "pbgs": 1.0, "ewgs": 1.0, "acos": np.pi, "tanh": 4.0, "invtanh": 1.9 / (1 - 0.95**2)}
 """Largest |df/de| over |e| <= 0.5 at the default alpha: what an error in e does to the curve."""
 
@@ -41,9 +45,11 @@ FORMULA_64 = 1e-15
 
 
 def multiplier(scaler: Scaler, s64: np.ndarray, v64: np.ndarray | float = 0.0) -> np.ndarray:
-    """|s - s64|: one addition to 1, the curve's own error, and what the rounding of v (U * |v|) does through e."""
+    """|s - s64|: one addition to 1, the curve's own error, its approximation, and what the rounding of v (U * |v|) does
+    through e."""
     through_error = scaler.delta * SLOPES[scaler.name] * U * np.abs(v64)
-    return SECOND_ORDER * (U * np.abs(s64) + CURVE * np.abs(s64 - 1) + through_error)
+    approximated = APPROXIMATED if scaler.alpha else 0.0
+    return SECOND_ORDER * (U * np.abs(s64) + CURVE * np.abs(s64 - 1) + approximated + through_error)
 
 
 def dx(g: np.ndarray, s64: np.ndarray, s_bound: np.ndarray) -> np.ndarray:
