@@ -26,7 +26,7 @@ from repro.training import distributed
 from repro.training.batches import AnyBatches
 from repro.training.distillation import training_step
 from repro.training.evaluate import calibrate_batch_norm, correct, top1
-from repro.training.loop import History, Step, Training, load, save
+from repro.training.loop import Evaluate, History, Step, Training, load, save
 from repro.training.streams import torch_seeded
 
 ARTEFACT = "network.pt"
@@ -166,9 +166,11 @@ def _train_float(network: nn.Module, data: _Data, unit: Unit, context: Context) 
         weight_decay=settings["weight_decay"],
     )
     training = _training(network, optimizer, settings["fp32_epochs"], data, unit, context)
-    return training.run(
-        training_step(network), lambda: {str(FLOAT_BITS): correct(network, data.test)}, context.progress
-    )
+
+    def evaluate() -> dict[str, np.ndarray]:
+        return {str(FLOAT_BITS): correct(network, data.test)}
+
+    return training.run(training_step(network), _as_often(evaluate, training, settings), context.progress)
 
 
 def _train(
@@ -197,7 +199,16 @@ def _train(
     def evaluate() -> dict[str, np.ndarray]:
         return {str(bits): _correct_at(network, bits, data) for bits in widths}
 
-    return training.run(step, evaluate, context.progress)
+    return training.run(step, _as_often(evaluate, training, settings), context.progress)
+
+
+def _as_often(evaluate: Evaluate, training: Training, settings: Mapping[str, Any]) -> Evaluate:
+    """`evaluate` after every epoch, or after the last one alone."""
+
+    def at_the_end() -> dict[str, np.ndarray]:
+        return evaluate() if len(training.history.curve) + 1 == training.epochs else {}
+
+    return at_the_end if settings["test_once"] else evaluate
 
 
 def _training(

@@ -53,7 +53,8 @@ class JointStep:
                 strength = self.settings["lambda_end"] * progress
                 chosen = teacher(self.recipe.soft_target, bits, logits, distances, strength, generator)
             output = self._forward(images, bits, chosen, progress, step)
-            loss = self._loss(output, labels, None if chosen is None else logits[chosen])
+            taught = None if chosen is None or not self.recipe.soft_loss else logits[chosen]
+            loss = self._loss(output, labels, taught)
             loss.backward()
             logits[bits] = output.detach()
             total += loss.item()
@@ -75,8 +76,9 @@ class JointStep:
         hard = F.cross_entropy(output, labels)
         if target is None:
             return hard
-        soft = soft_cross_entropy(output, target, self.settings["temperature"])
-        return self.settings["soft_weight"] * soft + (hard if self.recipe.hard_target else 0.0)
+        weight, soft = self.settings["soft_weight"], soft_cross_entropy(output, target, self.settings["temperature"])
+        total = weight * soft + (hard if self.recipe.hard_target else 0.0)
+        return total / (weight + self.recipe.hard_target) if self.settings["matched_loss"] else total
 
 
 @dataclass(frozen=True)

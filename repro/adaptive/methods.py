@@ -30,6 +30,7 @@ class Recipe:
             `calibrated` for each bit-width.
         soft_target: who teaches a bit-width (`repro.adaptive.teachers`), if anybody.
         hard_target: whether a taught bit-width learns from the labels too.
+        soft_loss: whether it learns from its teacher's output; if not, the teacher lends its blocks alone.
         swapped: whether blocks of the student give way to the teacher's.
         random_bits: whether passes are at random bit-widths instead of at each.
     """
@@ -41,6 +42,7 @@ class Recipe:
     batch_norm: Literal["shared", "per_bit", "transitional", "start", "calibrated"] = "per_bit"
     soft_target: Literal["next_higher", "highest", "nearest", "random", "selected"] | None = None
     hard_target: bool = True
+    soft_loss: bool = True
     swapped: bool = False
     random_bits: bool = False
 

@@ -164,12 +164,33 @@ def _loaded(
     return first, second
 
 
+def _cifar10_held_out(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatches]:
+    """Training images without those held out for validation; tested on these or on the test set."""
+    from repro.datasets import cifar10
+    from repro.training.batches import Batches
+
+    train = cifar10.load("train", context.data_root)
+    kept, out = cifar10.held_out(train.labels)
+    kept = kept[: settings["train_images"]]
+    images, labels = train.images[kept], train.labels[kept]
+    tested = (train.images[out], train.labels[out])
+    if not settings["validation"]:
+        test = cifar10.load("test", context.data_root)
+        tested = (test.images, test.labels)
+    m = settings["test_images"]
+    return (
+        Batches(images, labels, settings["batch"], context.device),
+        Batches(tested[0][:m], tested[1][:m], TEST_BATCH, context.device),
+    )
+
+
 TEST_BATCH = 500
 RESNET18 = Network(("width", "stem_stride"), _resnet18)
 MOBILENETV2 = Network(("width_multiplier", "stem_stride"), _mobilenetv2)
 IMAGENET_RESNET18 = Network(("width", "stem_stride"), _imagenet_resnet18)
 FRAME_AVERAGED_RESNET18 = Network(("width", "stem_stride"), _frame_averaged_resnet18)
 CIFAR10 = Data(("train_images", "test_images"), ("cifar10",), 10, _cifar10)
+HELD_OUT_CIFAR10 = Data(("train_images", "test_images", "validation"), ("cifar10",), 10, _cifar10_held_out)
 MOVING_CIFAR = Data(("train_images", "test_images", "frames"), ("cifar10",), 10, _moving_cifar)
 IMAGENET = Data(
     ("image_size", "classes"), ("imagenet",), 1000, _imagenet, by_hand="ImageNet, to be put under the data root by hand"

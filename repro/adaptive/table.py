@@ -105,7 +105,7 @@ class AdaptiveTable:
         for method in rows:
             for name, _ in method.units():
                 assert method.recipe is not None
-                own = {key: settings[key] for key in _own_settings(method)}
+                own = {key: settings[key] for key in own_settings(method)}
                 before = units[method.recipe.start]
                 units[name] = Unit(
                     self.name, scale, name, seed, {**before.settings, **own}, NUMERICS, (before.name,)
@@ -150,7 +150,7 @@ class AdaptiveTable:
         return self._page(sources, self.rows(committed))
 
 
-def _own_settings(method: Method) -> Iterator[str]:
+def own_settings(method: Method) -> Iterator[str]:
     """Settings that a method depends on beside those of its start."""
     recipe = method.recipe
     assert recipe is not None

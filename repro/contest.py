@@ -1,0 +1,268 @@
+"""The contest at 2 bits: does CoQuant gain over plain distillation, or is its gain distillation's?
+
+Arms differ in who teaches a bit-width and in whether blocks are swapped for the teacher's. All start, by seed, from one
+FP32 network (so there are as many starts as seeds) and see the same images in the same order. Each arm but the control,
+plain distillation from the highest bit-width, is compared with it by seed:
+
+    d = acc_2(arm) - acc_2(distilled),    d -+ c s / sqrt(n), c for all arms at once
+
+Six arms are confirmatory: planned, n fixed, the test set read once. The rest of the grid is exploratory and runs
+afterwards, on fewer seeds. A null is a statement about our reconstruction. The half-size protocol, numbered:
+
+1. `cpu`: width 8, stem of stride 2, 10,000 training images, 12 FP32 and 5 quantized epochs.
+2. All scales: 5,000 training images are held out for validation (`--set validation=yes` tests on them), and the loss of
+   a taught bit-width is divided by the sum of its weights: plain cross-entropy and Any Precision have the same scale.
+3. The constants of selection and swapping are those of Table 1 but for `coquant_half`; all arms share learning rates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from repro.adaptive.layout import REDUCED
+from repro.adaptive.methods import BITS, FLOAT, METHODS, Method, Recipe
+from repro.adaptive.problems import HELD_OUT_CIFAR10, RESNET18, Problem
+from repro.adaptive.settings import SETTINGS, START, Setting, check
+from repro.adaptive.table import own_settings
+from repro.evidence.claims import STATES, Contrast, Row, judge_contrast
+from repro.evidence.files import write_text
+from repro.evidence.intervals import Interval, mean_sd, paired_difference, pairing, simultaneous
+from repro.evidence.records import Evidence
+from repro.evidence.render import markdown_table, number, write_csv
+from repro.targets import Context, Outcome, Scalar, Unit
+
+NUMERICS = 1
+"""Raised by hand when the code changes what a unit computes."""
+
+PROBLEM = Problem(RESNET18, HELD_OUT_CIFAR10)
+CONFIRMATORY = (
+    METHODS["adabits"],
+    METHODS["any_precision"],
+    METHODS["distilled"],
+    METHODS["selected"],
+    METHODS["coquant"],
+    Method("coquant_half", "CoQuant, p from one half", METHODS["coquant"].recipe),
+)
+EXPLORATORY = (
+    Method("swapped", "Swapping alone", Recipe(FLOAT, soft_target="selected", soft_loss=False, swapped=True)),
+    METHODS["highest_swapped"],
+    METHODS["nearest"],
+    METHODS["nearest_swapped"],
+    Method("random", "Distillation from a random bit-width", Recipe(FLOAT, soft_target="random")),
+    Method("random_swapped", "CoQuant, teacher random", Recipe(FLOAT, soft_target="random", swapped=True)),
+)
+ARMS = {arm.name: arm for arm in (*CONFIRMATORY, *EXPLORATORY)}
+HALF = Setting("swap_start_half", 0.5, 0, 1, "`coquant_half`: probability that a block is the student's, at the start")
+FEWER = Setting("exploratory_seeds", 8, 1, 1000, "seeds of the exploratory arms; no unit depends on it")
+GAINS, EQUALS = "gains_over_distillation", "equals_distillation"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """The target; see `repro.targets.Target`."""
+
+    name: str = "contest"
+    title: str = "The contest at 2 bits: CoQuant against plain distillation"
+    kind: str = "table"
+    needs: tuple[str, ...] = PROBLEM.data.needs
+    artefact: str = "network.pt"
+    values_unit: str = "% top-1"
+    scales: Mapping[str, Mapping[str, Scalar]] = field(
+        default_factory=lambda: {
+            "smoke": _scale(train_images=1_000, test_images=500, fp32_epochs=2, epochs=1),
+            "cpu": _scale(train_images=10_000, fp32_epochs=12, epochs=5),
+        }
+    )
+    seeds: Mapping[str, int] = field(default_factory=lambda: {"smoke": 1, "cpu": 32})
+
+    def units(self, scale: str, seeds: int, settings: Mapping[str, Scalar]) -> list[Unit]:
+        """Every confirmatory arm at seed 0, then at seed 1, and so on; the exploratory arms after all of these."""
+        check({name: value for name, value in settings.items() if name in SETTINGS})
+        for setting in (HALF, FEWER):
+            setting.check(settings[setting.name])
+        fewer = min(seeds, int(settings[FEWER.name] or 0))
+        planned: list[tuple[int, Method | None]] = []
+        planned += [(seed, arm) for seed in range(seeds) for arm in (None, *CONFIRMATORY)]
+        planned += [(seed, arm) for seed in range(fewer) for arm in EXPLORATORY]
+        return [self._unit(scale, seed, arm, settings) for seed, arm in planned]
+
+    def _unit(self, scale: str, seed: int, arm: Method | None, settings: Mapping[str, Scalar]) -> Unit:
+        names = [*PROBLEM.settings, *START, "test_once"]
+        if arm is None:
+            return Unit(self.name, scale, FLOAT, seed, {name: settings[name] for name in names}, NUMERICS)
+        names += [*own_settings(arm), *(["matched_loss"] if _recipe(arm).soft_target else [])]
+        own = {name: settings[name] for name in names}
+        if arm.name == "coquant_half":
+            own["swap_start"] = settings[HALF.name]
+        return Unit(self.name, scale, arm.name, seed, own, NUMERICS, (FLOAT,))
+
+    def run(self, unit: Unit, context: Context) -> Outcome:
+        """Train the unit as Table 1 would train AdaBits or Any Precision, but for the step of its arm."""
+        from torch import nn
+
+        from repro.adaptive import experiment
+        from repro.adaptive.joint import JointStep
+        from repro.adaptive.settings import scale
+
+        if unit.name == FLOAT:
+            return experiment.run(unit, context, PROBLEM)
+        recipe = _recipe(ARMS[unit.name])
+        settings: dict[str, Any] = scale(**unit.settings)
+        steps = settings["epochs"] * (settings["train_images"] // settings["batch"])
+        shared = METHODS["any_precision" if recipe.clip == "shared" else "adabits"]
+
+        def step(network: nn.Module) -> JointStep:
+            return JointStep(network, BITS, recipe, settings, steps, unit.seed)
+
+        return experiment.run(replace(unit, name=shared.name), context, PROBLEM, step)
+
+    def rows(self, evidence: Evidence) -> list[Row]:
+        """For each confirmatory arm: does it gain over plain distillation, and is it equal within the margin?"""
+        return [row for scale in evidence.scales or ("cpu",) for row in _rows(evidence, scale)]
+
+    def render(self, evidence: Evidence, folder: Path) -> list[Path]:
+        """`contest.csv` and `contest.md`."""
+        csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
+        write_csv(self.rows(evidence), csv)
+        return [csv, write_text(markdown, self._page({"": evidence}))]
+
+    def summary(self, committed: Evidence, local: Evidence) -> str:
+        """Committed and local runs, each judged on its own."""
+        return self._page({"committed": committed, "this machine": local})
+
+    def _page(self, sources: Mapping[str, Evidence]) -> str:
+        runs = [
+            _section(f"{name} {scale}".strip(), evidence, scale)
+            for name, evidence in sources.items()
+            for scale in evidence.scales
+        ]
+        return "\n".join((f"# {self.title}\n", CAPTION, *(runs or ["Nothing is recorded yet.\n"])))
+
+
+def _scale(**changed: Scalar) -> dict[str, Scalar]:
+    """Settings of a scale: those of the problem and of the arms, on the half-size network, the test set read once."""
+    names = dict.fromkeys((*PROBLEM.settings, *START, *(name for arm in ARMS.values() for name in own_settings(arm))))
+    fixed = {"width": 8, "stem_stride": 2, "matched_loss": True, "test_once": True}
+    own = {setting.name: setting.default for setting in (HALF, FEWER)}
+    return {**{name: SETTINGS[name].default for name in names}, **fixed, **own, **changed}
+
+
+def _recipe(arm: Method) -> Recipe:
+    assert arm.recipe is not None
+    return arm.recipe
+
+
+def _differences(evidence: Evidence, scale: str) -> dict[str, Interval | None]:
+    """Each confirmatory arm less the control, over the seeds that all of them have; one interval for all at once."""
+    import numpy as np
+
+    plan = evidence.preregistered
+    values = {name: evidence.values(scale, name, plan["column"]) for name in (plan["control"], *plan["arms"])}
+    seeds = sorted(set.intersection(*map(set, values.values())))
+    if not seeds:
+        return dict.fromkeys(plan["arms"])
+    control = values[plan["control"]]
+    differences = [[values[arm][seed] - control[seed] for arm in plan["arms"]] for seed in seeds]
+    return dict(zip(plan["arms"], simultaneous(differences, rng=np.random.default_rng(0)), strict=True))
+
+
+def _rows(evidence: Evidence, scale: str) -> list[Row]:
+    plan, rows = evidence.preregistered, []
+    for arm, found in _differences(evidence, scale).items():
+        states = [evidence.state(scale, unit) for unit in (arm, plan["control"])]
+        state, reason = max(states, key=lambda pair: STATES.index(pair[0]))
+        terms = {(arm, plan["column"]): 1.0, (plan["control"], plan["column"]): -1.0}
+        claims = Contrast(GAINS, terms, "above"), Contrast(EQUALS, terms, "within", plan["margin"])
+        rows += [
+            Row(
+                target=evidence.target,
+                claim=claim.label,
+                kind="pattern",
+                scale=scale,
+                row=arm,
+                column=plan["column"],
+                state=state,
+                reason=reason,
+                **_judged(claim, found),
+            )
+            for claim in claims
+        ]
+    return rows
+
+
+def _judged(claim: Contrast, found: Interval | None) -> dict[str, Any]:
+    """The columns of a `Row` that a difference gives; without a bounded interval nothing is decided."""
+    if found is None:
+        return {"margin": claim.margin, "n": 0}
+    d, low, high, sd, n = found
+    verdict = "inconclusive" if low is None or high is None else judge_contrast(claim, low, high)
+    return {"ours": d, "sd": sd, "n": n, "low": low, "high": high, "margin": claim.margin, "verdict": verdict}
+
+
+def _section(name: str, evidence: Evidence, scale: str) -> str:
+    """One store's runs at one scale: accuracies of every arm, what it gains at 2 bits, and how well seeds pair."""
+    verdicts = {(row.row, row.claim): row.verdict for row in _rows(evidence, scale)}
+    found = _differences(evidence, scale)
+    lines = [
+        _line(
+            arm,
+            evidence,
+            scale,
+            found.get(arm.name),
+            [verdicts.get((arm.name, claim), "") for claim in (GAINS, EQUALS)],
+        )
+        for arm in ARMS.values()
+    ]
+    header = (
+        "arm", "study", *(f"{bits} bit" for bits in BITS), "gain at 2 bits", "95 % interval", "n", "gains", "equal",
+        "correlation", "variance ratio",
+    )  # fmt: skip
+    settings = {key: value for r in evidence.records if r.scale == scale for key, value in r.settings.items()}
+    where = "held-out training images" if settings.get("validation") else "the test set, read once"
+    shown = ", ".join(f"{key} {value}" for key, value in sorted(settings.items()) if key != "swap_start")
+    return (
+        f"## Runs: {name}\n\n{markdown_table(header, lines, 'll' + 'r' * 7 + 'll' + 'rr')}\n"
+        f"`{scale}`: {REDUCED[scale]}; accuracies on {where}; {shown}.\n"
+    )
+
+
+def _line(
+    arm: Method, evidence: Evidence, scale: str, found: Interval | None, verdicts: Sequence[str]
+) -> tuple[str, ...]:
+    """An exploratory arm gets the interval of its own difference alone, and no verdict."""
+    plan = evidence.preregistered
+    cells = [list(evidence.values(scale, arm.name, str(bits)).values()) for bits in BITS]
+    own, control = (evidence.values(scale, unit, plan["column"]) for unit in (arm.name, plan["control"]))
+    study = "control" if arm.name == plan["control"] else "confirmatory" if arm in CONFIRMATORY else "exploratory"
+    if study == "exploratory" and own.keys() & control.keys():
+        found = paired_difference(own, control)
+    paired = pairing(own, control) if study != "control" else None
+    return (
+        arm.label,
+        study,
+        *(_mean(*mean_sd(values)) if values else "–" for values in cells),
+        f"{found.estimate:+.2f}" if found else "",
+        f"{found.low:+.2f} to {found.high:+.2f}" if found and found.low is not None and found.high is not None else "",
+        str(found.n) if found else "",
+        *verdicts,
+        number(paired.correlation, 2) if paired else "",
+        number(paired.variance_ratio, 2) if paired else "",
+    )
+
+
+def _mean(mean: float, sd: float | None) -> str:
+    return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
+
+
+CAPTION = """\
+ResNet18 on CIFAR-10 at half size. Top-1 accuracy in percent after the last epoch, mean and standard deviation over
+seeds; each seed has an FP32 start of its own, shared by all arms. The gain is the arm less plain distillation from the
+highest bit-width, by seed; the intervals of the confirmatory arms cover together. *gains*: the interval lies above 0;
+*equal*: it lies inside the margin. The seminar prints no number for plain distillation: question, arms and margin are
+ours.
+"""
+
+TARGET = Contest()

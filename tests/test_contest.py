@@ -1,0 +1,178 @@
+"""The target `contest`: its arms, their order and losses, a test set that is read once, and how a gain is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from repro import contest
+from repro.adaptive import experiment
+from repro.adaptive.joint import JointStep
+from repro.adaptive.methods import BITS, METHODS, Recipe
+from repro.adaptive.settings import scale
+from repro.contest import ARMS, CONFIRMATORY, EQUALS, EXPLORATORY, GAINS, TARGET
+from repro.datasets import cifar10
+from repro.datasets.cifar10 import CIFAR10
+from repro.evidence.preregistration import preregistered
+from repro.evidence.records import Evidence, Record, Store, pack
+from repro.networks.resnet import ResNet18
+from repro.places import PREREGISTRATION, gather
+from repro.targets import Context, planned
+
+TINY = {"train_images": "64", "test_images": "40", "batch": "16", "fp32_epochs": "2", "epochs": "2"}
+PLAN, _ = preregistered(PREREGISTRATION, "contest")
+
+
+class TestUnits:
+    def test_every_confirmatory_arm_has_a_seed_before_any_has_the_next(self) -> None:
+        units = planned(TARGET, "cpu", 9)
+        names = [arm.name for arm in CONFIRMATORY]
+        confirmatory = [(unit.seed, unit.name) for unit in units if unit.name in names]
+        assert confirmatory == [(seed, name) for seed in range(9) for name in names]
+        assert {unit.name for unit in units[9 * 7 :]} == {arm.name for arm in EXPLORATORY}
+        assert {unit.seed for unit in units[9 * 7 :]} == set(range(8))
+
+    def test_arms_are_those_that_are_preregistered(self) -> None:
+        assert PLAN["study"] == "confirmatory"
+        assert {PLAN["control"], *PLAN["arms"]} == {arm.name for arm in CONFIRMATORY}
+
+    def test_the_grid_is_complete(self) -> None:
+        """Soft target none, highest, nearest, random, selected; swapping off, teacher."""
+        cells = {
+            (recipe.soft_target if recipe.soft_loss else None, recipe.swapped)
+            for recipe in (arm.recipe for arm in ARMS.values())
+        }
+        teachers = (None, "highest", "nearest", "random", "selected")
+        assert cells == {(t, s) for t in teachers for s in (False, True)} | {("next_higher", False)}
+
+    def test_two_coquants_differ_in_the_start_of_p_alone(self) -> None:
+        units = {unit.name: unit.settings for unit in planned(TARGET, "cpu", 1)}
+        first, half = units["coquant"], units["coquant_half"]
+        assert {key: (first[key], half[key]) for key in first if first[key] != half[key]} == {"swap_start": (0.1, 0.5)}
+        assert all(settings["test_once"] for settings in units.values())
+
+
+def step_of(recipe: Recipe, **changed: bool) -> tuple[float, torch.nn.Module]:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = experiment.quantized(ResNet18(width=2, stem_stride=2), recipe, scale()).train()
+        images = torch.randn(6, 3, 32, 32)
+    return JointStep(network, BITS, recipe, scale(**changed), 10, seed=0)(images, torch.arange(6), 0), network
+
+
+def test_matched_losses_are_means_of_the_two_targets() -> None:
+    """A taught bit-width's loss is halved, the highest's is not; Any Precision's single target stays as it is."""
+    hard = step_of(METHODS["adabits"].recipe)[0]
+    summed, matched = (step_of(METHODS["distilled"].recipe, matched_loss=flag)[0] for flag in (False, True))
+    top = step_of(replace(METHODS["any_precision"].recipe, clip="per_bit"))[0]
+    assert hard < matched + hard / 4 < summed
+    assert step_of(METHODS["any_precision"].recipe, matched_loss=True)[0] == step_of(METHODS["any_precision"].recipe)[0]
+    assert top > 0
+
+
+def test_a_teacher_may_lend_its_blocks_alone() -> None:
+    """Without swapping and soft loss, a recipe with a teacher is AdaBits."""
+    lent = Recipe("fp32", soft_target="highest", soft_loss=False)
+    assert step_of(lent, matched_loss=True)[0] == step_of(METHODS["adabits"].recipe)[0]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list]:
+    """Runs the FP32 start and an arm on made-up images; gives their outcomes and counts evaluations."""
+
+    def load_split(split: str, data_root: Path | None) -> CIFAR10:
+        rng, n = np.random.default_rng({"train": 0, "test": 1}[split]), {"train": 5_100, "test": 60}[split]
+        return CIFAR10(rng.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10)
+
+    monkeypatch.setattr(cifar10, "load", load_split)
+
+    def run(name: str, **changes: str) -> list:
+        outcomes = []
+        for unit in planned(TARGET, "smoke", 1, TINY | changes):
+            if unit.name in ("fp32", name):
+                folder = tmp_path / "".join(changes) / unit.name
+                folder.mkdir(parents=True)
+                inputs = {required: folder.parent / required for required in unit.requires}
+                outcomes.append(TARGET.run(unit, Context(folder, inputs=inputs)))
+        return outcomes
+
+    return run
+
+
+def test_the_test_set_is_read_once_at_the_end(run: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluations: list[int] = []
+    counted = experiment.correct
+
+    def correct(network: torch.nn.Module, batches: object) -> np.ndarray:
+        evaluations.append(1)
+        return counted(network, batches)
+
+    monkeypatch.setattr(experiment, "correct", correct)
+    start, arm = run("swapped")
+    assert len(evaluations) == 1 + len(BITS)
+    assert [set(point) for point in arm.curve] == [{"epoch", "loss"}, {"epoch", "loss", *map(str, BITS)}]
+    assert arm.values == arm.best
+    assert len(arm.correct["2"]) == len(start.correct["32"]) == 40
+
+
+def test_validation_reads_training_images_that_no_training_sees(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def load_split(split: str, data_root: Path | None) -> CIFAR10:
+        read.append(split)
+        images = np.broadcast_to(np.arange(5_100, dtype=np.int64).reshape(-1, 1, 1, 1), (5_100, 3, 2, 2))
+        return CIFAR10(images, np.arange(5_100) % 10)
+
+    monkeypatch.setattr(cifar10, "load", load_split)
+    settings = {"train_images": 10_000, "test_images": 10_000, "batch": 10, "validation": True}
+    train, test = contest.PROBLEM.data.open(settings, Context(Path()))
+    assert read == ["train"]
+    assert len(test.images) == 5_000
+    assert not set(train.images[:, 0, 0, 0]) & set(test.images[:, 0, 0, 0])
+
+
+def evidence(tmp_path: Path, gains: dict[str, float], seeds: int = 32) -> Evidence:
+    """Made-up records: every arm at 50 and its gain, with noise that seeds share and a little of its own."""
+    store, rng = Store(tmp_path), np.random.default_rng(0)
+    shared = rng.normal(0, 1, 100)
+    for unit in planned(TARGET, "cpu", seeds):
+        value = 50 + float(shared[unit.seed]) + gains.get(unit.name, 0.0) + float(rng.normal(0, 0.1))
+        store.write(
+            Record(
+                target="contest", scale="cpu", unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
+                numerics=1, values=dict.fromkeys(map(str, BITS), value), unit_of_values="% top-1", best={},
+                correct={"2": pack(np.zeros(8, bool))}, curve=[], backend="eager", device="cpu", threads=1, workers=1,
+                wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="", dirty=False,
+                started="2026-01-01T00:00:00+00:00", command="", preregistration="",
+            )
+        )  # fmt: skip
+    return gather(TARGET, store)
+
+
+def test_a_gain_and_an_equality_are_read_from_simultaneous_intervals(tmp_path: Path) -> None:
+    found = {(row.row, row.claim): row for row in TARGET.rows(evidence(tmp_path, {"coquant": 1.0, "adabits": -1.0}))}
+    assert len(found) == 10
+    assert [found["coquant", claim].verdict for claim in (GAINS, EQUALS)] == ["holds", "fails"]
+    assert [found["adabits", claim].verdict for claim in (GAINS, EQUALS)] == ["fails", "fails"]
+    assert found["selected", EQUALS].verdict == "holds"
+    assert found["coquant", GAINS].n == 32
+    assert found["coquant", GAINS].ours == pytest.approx(1.0, abs=0.1)
+
+
+def test_few_seeds_decide_nothing(tmp_path: Path) -> None:
+    rows = TARGET.rows(evidence(tmp_path, {"coquant": 1.0}, seeds=2))
+    assert {row.verdict for row in rows} == {"inconclusive"}
+    assert {row.state for row in rows} == {"missing"}
+
+
+def test_exploratory_arms_are_shown_without_a_verdict(tmp_path: Path) -> None:
+    page = TARGET.summary(evidence(tmp_path, {}), gather(TARGET, Store(tmp_path / "none")))
+    (line,) = [line for line in page.splitlines() if line.startswith("| CoQuant, teacher random ")]
+    cells = [cell.strip() for cell in line.split("|")]
+    assert cells[2] == "exploratory"
+    assert not {"holds", "fails", "inconclusive"} & set(cells)
