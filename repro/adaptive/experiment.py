@@ -146,14 +146,12 @@ def set_alpha_at_percentile(network: nn.Module, batches: AnyBatches, percentile:
     handles = [module.register_forward_hook(observe) for module in levels]
     network.eval()
     set_bits(network, None)
-    for batch, _ in batches.plain(images):
+    for batch, _ in batches.whole().plain(images):
         network(batch)
     for handle in handles:
         handle.remove()
     for module, values in levels.items():
         module.alpha.copy_(torch.stack(values).mean())
-    distributed.average([module.alpha for module in levels])
-    for module in levels:
         module.keep_alpha_positive()
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -61,6 +61,9 @@ class AnyBatches(Protocol):
 
     def plain(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]: ...
 
+    def whole(self) -> Self:
+        """The same batches, of which this process gets all."""
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -109,6 +112,10 @@ class Batches:
         for start in range(mine.start, mine.stop, each):
             part = slice(start, min(start + each, mine.stop))
             yield self._tensors(self.images[part], self.labels[part])
+
+    def whole(self) -> Self:
+        """The same batches, of which this process gets all."""
+        return replace(self, part=WHOLE)
 
     def _tensors(self, images: np.ndarray, labels: np.ndarray) -> tuple[Tensor, Tensor]:
         x = normalised(torch.from_numpy(np.array(images)), self.mean, self.std, self.device)

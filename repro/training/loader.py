@@ -5,9 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -97,6 +97,10 @@ class LoadedBatches:
         mine = chosen[bounds(len(chosen), self.part)]
         each = self.batch // self.part[1]
         return self._read([[(int(i), None) for i in mine[at : at + each]] for at in range(0, len(mine), each)])
+
+    def whole(self) -> Self:
+        """The same batches, of which this process gets all."""
+        return replace(self, part=WHOLE)
 
     def _read(self, asked: list[list[tuple[int, int | None]]], seed: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         loader = DataLoader(
