@@ -388,18 +388,23 @@ def _backward(storage: type, kind: int, sums: int) -> Callable:
                     for lane in range(3 * LANES):
                         lanes[lane] = ZERO
                     until = min(run + RUN, stop)
-                    for row in range(run, until, LANES):
-                        # Twice the same, because only a constant number of lanes is unrolled.
-                        if until - row >= LANES:
-                            for lane in range(LANES):
-                                _backward_one(
-                                    kind, sums, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
-                                )
-                        else:
-                            for lane in range(until - row):
-                                _backward_one(
-                                    kind, sums, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
-                                )
+                    # Four rows at a time: sums wait in registers. Written out, because then lanes become vectors.
+                    whole = until - (until - run) % (4 * LANES)
+                    for row in range(run, whole, 4 * LANES):
+                        for lane in range(LANES):
+                            at = row + lane
+                            _backward_one(kind, sums, storage, x, grad, noise, out, at, grid, constants, lanes, lane)
+                            at += LANES
+                            _backward_one(kind, sums, storage, x, grad, noise, out, at, grid, constants, lanes, lane)
+                            at += LANES
+                            _backward_one(kind, sums, storage, x, grad, noise, out, at, grid, constants, lanes, lane)
+                            at += LANES
+                            _backward_one(kind, sums, storage, x, grad, noise, out, at, grid, constants, lanes, lane)
+                    for row in range(whole, until, LANES):
+                        for lane in range(min(LANES, until - row)):
+                            _backward_one(
+                                kind, sums, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
+                            )
                     for lane in range(LANES):
                         of_step += lanes[lane]
                         of_lower += lanes[LANES + lane]
