@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from repro.evidence.claims import Row
 from repro.evidence.render import read_fingerprint
-from repro.figure4 import TARGET
+from repro.figure4 import TARGET, page
 from repro.figure4.cells import printed
 from tests.figure4.made_up import evidence
 
@@ -113,12 +112,12 @@ class TestFiles:
             assert one.read_bytes() == other.read_bytes(), one.name
         assert read_fingerprint(tmp_path / "a/figure4.png") == read_fingerprint(tmp_path / "a/figure4.svg") is not None
 
-    def test_every_run_is_a_point(self, tmp_path: Path) -> None:
-        TARGET.render(evidence("cpu", seeds=2), tmp_path)
-        with (tmp_path / "figure4_points.csv").open() as file:
-            points = list(csv.DictReader(file))
-        assert sum(point["source"] == "published" for point in points) == sum(len(p.runs) for p in printed().values())
-        assert sum(point["source"] == "cpu" for point in points) == 2 * (30 + 3 + 24)
+    def test_every_run_is_a_point(self) -> None:
+        points = list(page.points_of(evidence("cpu", seeds=2)))
+        assert {len(point) for point in points} == {len(page.POINTS)}
+        sources = [point[0] for point in points]
+        assert sources.count("published") == sum(len(found.runs) for found in printed().values())
+        assert sources.count("cpu") == 2 * (30 + 3 + 24)
 
     def test_the_page_names_what_a_reader_looks_for(self) -> None:
         text = TARGET.summary(evidence("cpu"), evidence("smoke"))

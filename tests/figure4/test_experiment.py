@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from backends import Scaler
-from repro.figure4 import NETWORKS, TARGET
+from repro.figure4 import NETWORKS, TARGET, experiment
 from repro.figure4.experiment import Noise
 from repro.targets import Context, Outcome, Unit, planned
 
@@ -26,6 +27,17 @@ def units(seed: int = 0, **changes: str) -> dict[str, Unit]:
 
 
 Run = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _as_a_worker_runs_them() -> Iterator[None]:
+    """On one thread; CIFAR-10, which every unit verifies anew, is read once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment.cifar10, "load", cache(experiment.cifar10.load))
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
