@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DRAWING = 2
+DRAWING = 3
 """Version of the drawing, part of the pictures' fingerprint; raised when they change."""
 
 COLOURS = {"max": "#7A7A7A", "percentile": "#0072B2", "entropy": "#009E73", "mse": "#D55E00"}
@@ -68,15 +68,15 @@ def _histogram(axes: Axes, record: Record, found: Mapping[str, Mapping[str, floa
     axes.fill_between([0, *uppers], [shares[0], *shares], step="pre", color="#C9D6E2", linewidth=0)
     axes.step([0, *uppers], [shares[0], *shares], where="pre", color="#5B7083", linewidth=1.0)
     axes.set_yscale("log")
-    axes.set_ylim(min(share for share in shares if share) * 0.7, max(shares) * 30)
+    axes.set_ylim(min(share for share in shares if share) * 0.7, max(shares) * 60)
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:g}")
-    for name in CALIBRATORS:
+    ranked = sorted(CALIBRATORS, key=lambda name: found[name]["drawn.upper"])
+    for height, name in zip(HEIGHTS, ranked, strict=True):  # a name lies above the lines to its left
         threshold = found[name]["drawn.upper"]
-        axes.axvline(threshold, color=COLOURS[name], linewidth=2.4)
+        axes.axvline(threshold, ymax=height, color=COLOURS[name], linewidth=2.4)
         axes.annotate(
-            f"{name}\n{threshold:.1f}", (threshold, 0.975), xycoords=("data", "axes fraction"), xytext=(-7, 0),
-            textcoords="offset points", ha="right", va="top", color=COLOURS[name], fontweight="bold", fontsize=13,
-            linespacing=1.3,
+            f"{name} {threshold:.1f}", (threshold, height), xycoords=("data", "axes fraction"), xytext=(1, 1),
+            textcoords="offset points", ha="right", va="bottom", color=COLOURS[name], fontweight="bold", fontsize=13,
         )  # fmt: skip
     axes.set_ylabel("share of values in a bin, %")
     axes.set_title(
@@ -139,6 +139,8 @@ def _moral(axes: Axes) -> None:
     axes.axis("off")
 
 
+HEIGHTS = (0.66, 0.75, 0.84, 0.93)
+"""Upper ends of the lines that mark the ranges, from the narrowest."""
 PLACES = (0.24, 0.66, 1.0)
 """Right edges of the three columns beside the combs."""
 MORAL = """\
@@ -170,12 +172,12 @@ def depth(evidence: Evidence) -> Figure | None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    from repro.ptq.page import WIDTHS, layer_key
+    from repro.ptq import page
 
     if not evidence.scales:
         return None
     scale = evidence.scales[-1]
-    widths = [b for b in WIDTHS if evidence.seeds(scale, Cell("mobilenetv2", b, "channel", "mse").unit)]
+    widths = [b for b in page.WIDTHS if evidence.seeds(scale, Cell("mobilenetv2", b, "channel", "mse").unit)]
     if not widths:
         return None
     with style():
@@ -185,8 +187,10 @@ def depth(evidence: Evidence) -> Figure | None:
             for axes, bits in zip(line, widths, strict=True):
                 for granularity, how in GRANULARITY_LINES.items():
                     for name in CALIBRATORS:
-                        ratios = _by_layer(evidence, scale, Cell(network, bits, granularity, name), layer_key)
-                        axes.plot(range(1, len(ratios) + 1), ratios, color=COLOURS[name], **how)
+                        ratios = _by_layer(evidence, scale, Cell(network, bits, granularity, name), page.layer_key)
+                        axes.plot(
+                            range(1, len(ratios) + 1), ratios, color=COLOURS[name], **{"linewidth": WIDTHS[name]} | how
+                        )
                 axes.axhline(0, color="#404040", linewidth=0.8)
                 axes.set_title(f"{label}, {bits} bits", fontweight="bold")
         for axes in panels[-1]:
@@ -194,7 +198,7 @@ def depth(evidence: Evidence) -> Figure | None:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         for axes in panels[:, 0]:
             axes.set_ylabel("SNR of its output, dB")
-        keys = [Line2D([], [], color=COLOURS[name], label=name) for name in CALIBRATORS]
+        keys = [Line2D([], [], color=COLOURS[name], linewidth=WIDTHS[name], label=name) for name in CALIBRATORS]
         keys += [
             Line2D([], [], color="#404040", label=f"weights per {g}", **how) for g, how in GRANULARITY_LINES.items()
         ]
@@ -203,9 +207,11 @@ def depth(evidence: Evidence) -> Figure | None:
 
 
 GRANULARITY_LINES: Mapping[str, dict[str, Any]] = {
-    "channel": {"linestyle": "solid", "linewidth": 1.9},
-    "tensor": {"linestyle": (0, (1.5, 1.5)), "linewidth": 1.4},
+    "channel": {"linestyle": "solid"},
+    "tensor": {"linestyle": (0, (1.5, 1.5)), "linewidth": 1.3},
 }
+WIDTHS = {"max": 4.0, "percentile": 2.9, "entropy": 2.0, "mse": 1.1}
+"""Of the lines of layers, weights per channel, so that those that coincide are all seen."""
 
 
 def _by_layer(evidence: Evidence, scale: str, cell: Cell, key: Callable[[str], Any]) -> list[float]:
