@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 Scalar = str | int | float | bool | None
 BUILT_IN = (
-    "contest", "distillation", "figure2", "figure4", "identification", "ptq", "size_latency", "table1", "table2", "table3",
-    "table4",
+    "contest", "distillation", "figure2", "figure4", "identification", "ptq", "size_latency", "table1", "table2",
+    "table3", "table4",
 )  # fmt: skip
 ENTRY_POINTS = "repro.targets"
 
