@@ -243,7 +243,7 @@ SCALES: Mapping[str, Mapping[str, Scalar]] = {
         {
             "small": {},
             "lite0": {"batch": 64, "fp32_images": 20_000, "fp32_epochs": 1, "fp32_lr": 0.02, "epochs": 1,
-                      "lr": 0.03, "test_images": 5_000},
+                      "train_images": 7_680, "lr": 0.03, "test_images": 5_000},
         },
     ),
     "gpu": _scale(
