@@ -232,10 +232,10 @@ def _scale(protocols: Mapping[str, Mapping[str, Scalar]], /, **changed: Scalar) 
 SCALES: Mapping[str, Mapping[str, Scalar]] = {
     "smoke": _scale(
         {
-            "small": {"fp32_images": 2_000, "fp32_epochs": 1, "train_images": 640, "epochs": 1, "test_images": 500,
-                      "bn_images": 256},
-            "lite0": {"fp32_images": 256, "fp32_epochs": 1, "fp32_lr": 0.02, "train_images": 96, "epochs": 1,
-                      "batch": 32, "test_images": 100, "bn_images": 64},
+            "small": {"fp32_images": 1_024, "fp32_epochs": 1, "train_images": 384, "epochs": 1, "test_images": 250,
+                      "bn_images": 128},
+            "lite0": {"batch": 16, "fp32_images": 128, "fp32_epochs": 1, "fp32_lr": 0.02, "train_images": 32,
+                      "epochs": 1, "test_images": 32, "bn_images": 32},
         },
         lite0_seeds=1,
     ),
