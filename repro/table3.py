@@ -7,7 +7,7 @@
 2. Quantized training: 100 epochs, as two later papers quote it; batch 256 and weight decay 1e-4, ImageNet's usual ones.
 
 `smoke` is a stand-in that proves the pipeline and says nothing of the print: CIFAR-10 at 32 pixels through the network
-with the ImageNet stem, of width 8, 10,000 training and 2,000 test images, 3 and 1 epochs.
+with the ImageNet stem, of width 8, 5,000 training and 2,000 test images, 3 and 1 epochs.
 """
 
 from repro.adaptive.problems import CIFAR10, IMAGENET, IMAGENET_RESNET18, Problem, StandIn
@@ -21,7 +21,7 @@ TARGET = AdaptiveTable(
         "smoke": {
             "width": 8,
             "stem_stride": 2,
-            "train_images": 10_000,
+            "train_images": 5_000,
             "test_images": 2_000,
             "fp32_epochs": 3,
             "epochs": 1,

@@ -9,7 +9,7 @@
 3. Clip levels learn at .1, at every bit-width (by our reading lower bit-widths may have had .01 and a decay of 6e-2).
 
 `smoke` is a stand-in that proves the pipeline and says nothing of the print: moving CIFAR, 4 of 8 frames at 32 pixels,
-width 8, 2,000 training and 1,000 test clips, 3 and 1 epochs. It is about the class of the image behind, since a network
+width 8, 1,500 training and 500 test clips, 3 and 1 epochs. It is about the class of the image behind, since a network
 that averages over frames cannot see their order: see `repro.datasets.moving_cifar`.
 """
 
@@ -25,11 +25,11 @@ TARGET = AdaptiveTable(
             "width": 8,
             "stem_stride": 2,
             "frames": 4,
-            "train_images": 2_000,
-            "test_images": 1_000,
+            "train_images": 1_500,
+            "test_images": 500,
             "fp32_epochs": 3,
             "epochs": 1,
-            "bn_images": 1_000,
+            "bn_images": 500,
         },
         "paper": {"stem_stride": 2, "classes": 200, "batch": 64, "fp32_epochs": 100, "epochs": 100, "alpha_lr": 0.1},
     },
