@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from backends.contract import check_parameters
@@ -116,11 +119,9 @@ def calibrate(
     if not isinstance(bits, Integral) or bits not in BITS:
         raise CalibrationError(f"bits={bits}: give a width from {BITS[0]} to {BITS[-1]}")
     if isinstance(values, Tensor) and axis is not None and _channels(values, axis) > CHANNELS:
-        parts = (
-            calibrate(part, method, bits=bits, signed=signed, axis=axis, **options)
-            for part in values.split(CHANNELS, axis)
-        )
-        return Range(*map(np.concatenate, zip(*parts, strict=True)))
+        own = partial(calibrate, method=method, bits=bits, signed=signed, axis=axis, **options)
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # the compiled loops let go of the interpreter's lock
+            return Range(*map(np.concatenate, zip(*pool.map(own, values.split(CHANNELS, axis)), strict=True)))
     histogram = values if isinstance(values, Histogram) else Histogram(axis=axis, signed=signed)
     if histogram is not values:
         histogram.observe(values)
@@ -130,13 +131,12 @@ def calibrate(
     thresholds = _registered[method](histogram, grid, **options)
     upper = np.where(histogram.numpy()[2] > 0, thresholds, ALL_ZERO)
     found = Range(upper / grid.q, -upper if signed else np.zeros_like(upper), upper)
-    if histogram.axis is None:
-        found = Range(*(float(array[0]) for array in found))
     try:
-        check_parameters(*found)
+        for extreme in (upper.argmin(), upper.argmax()):  # what holds for both holds between them
+            check_parameters(*(float(array[extreme]) for array in found))
     except ValueError as error:
         raise CalibrationError(f"{method} gives no usable range: {error}") from error
-    return found
+    return found if histogram.axis is not None else Range(*(float(array[0]) for array in found))
 
 
 def _channels(x: Tensor, axis: int) -> int:

@@ -85,18 +85,24 @@ class Histogram:
         rows = self._rows(x.detach().float())
         if rows.numel() == 0:
             return
-        low, high = rows.aminmax(dim=1) if self.axis is not None else (v[None] for v in rows.aminmax())
-        largest = torch.maximum(high, -low if self.signed else torch.zeros_like(high)).double()
-        if not (torch.isfinite(low) & torch.isfinite(high)).all():
+        low, high = (v.double().cpu().numpy().reshape(-1) for v in rows.aminmax(dim=self._each))
+        if not (np.isfinite(low) & np.isfinite(high)).all():
             bad = int((~torch.isfinite(rows)).sum())
             raise CalibrationError(f"{bad} of {rows.numel()} values are NaN or infinite: a range needs finite values")
+        largest = np.maximum(high, -low if self.signed else 0)
         first = len(self.counts) == 0  # nothing to move into wider bins
         if first:
             self._begin(len(rows), x.device)
-        doublings = self._grow_to(largest)
-        if not first and bool(doublings.any()):
-            self._double(doublings)
+        if first or (largest > self.largest.numpy()).any():
+            doublings = self._grow_to(torch.from_numpy(largest))
+            if not first:
+                self._double(doublings)
         self._count(rows)
+
+    @property
+    def _each(self) -> int | None:
+        """The dimension of `_rows` to reduce: all of it, for one histogram, which torch does on all threads."""
+        return None if self.axis is None else 1
 
     def _rows(self, x: Tensor) -> Tensor:
         """(channels, values) of x: a view where memory allows it; per tensor in memory order, which costs nothing."""
@@ -110,18 +116,18 @@ class Histogram:
             raise CalibrationError(f"{len(rows)} channels where earlier batches had {len(self.counts)}")
         return rows.contiguous()
 
-    def _runs(self, n: int) -> tuple[Tensor, int]:
+    def _runs(self, n: int) -> tuple[np.ndarray, int]:
         """What is counted of a row of n values: where each run of neighbours starts, int64, and how long it is."""
         groups = n // (RUN * self.every)
         if self.every == 1 or groups < self.every:
-            return torch.zeros(1, dtype=torch.int64), n
-        group = torch.arange(groups)
+            return np.zeros(1, np.int64), n
+        group = np.arange(groups)
         return (group * self.every + group % self.every) * RUN, RUN
 
     def _begin(self, channels: int, device: torch.device) -> None:
         self.counts = torch.zeros(channels, self.bins, dtype=torch.int64, device=device)
-        self.largest = torch.zeros(channels, dtype=torch.float64, device=device)
-        self._exponent = torch.full((channels,), SMALLEST, device=device)
+        self.largest = torch.zeros(channels, dtype=torch.float64)
+        self._exponent = torch.full((channels,), SMALLEST)
 
     def _grow_to(self, largest: Tensor) -> Tensor:
         """Widen the bins to hold `largest`; gives how often each channel's width doubled."""
@@ -134,22 +140,22 @@ class Histogram:
         return doublings
 
     def _double(self, doublings: Tensor) -> None:
-        moved = torch.arange(self.bins, device=doublings.device) >> doublings.clamp(max=62)[:, None]
-        self.counts = torch.zeros_like(self.counts).scatter_add_(1, moved, self.counts)
+        moved = torch.arange(self.bins) >> doublings.clamp(max=62)[:, None]
+        self.counts = torch.zeros_like(self.counts).scatter_add_(1, moved.to(self.counts.device), self.counts)
 
     def _count(self, rows: Tensor) -> None:
-        scale = (1 / self.width).float()
+        scale = np.ldexp(np.float32(1), -self._exponent.numpy())
         if rows.device.type == "cpu":
             from repro.quantizers.calibration.kernels import count
 
             runs, length = self._runs(rows.shape[1])
-            count(rows.numpy(), runs.numpy(), length, scale.numpy(), self.signed, self.counts.numpy())
+            count(rows.numpy(), runs, length, scale, self.signed, self.counts.numpy())
         else:
-            self.counts += self._counted(self._sample(rows), scale)
+            self.counts += self._counted(self._sample(rows), torch.from_numpy(scale).to(rows.device))
 
     def _sample(self, rows: Tensor) -> Tensor:
         runs, length = self._runs(rows.shape[1])
-        return rows.unfold(1, length, 1)[:, runs.to(rows.device)].flatten(1)
+        return rows.unfold(1, length, 1)[:, torch.from_numpy(runs).to(rows.device)].flatten(1)
 
     def _counted(self, rows: Tensor, scale: Tensor) -> Tensor:
         """The counts of rows by torch alone, on any device: integers, where `torch.histc` would count in float32."""
@@ -165,11 +171,12 @@ class Histogram:
     def of(cls, state: dict[str, Tensor], signed: bool, axis: int | None = None, every: int = 1) -> Histogram:
         """The histogram that a `state_dict` was taken from; `signed`, `axis` and `every` as they were."""
         histogram = cls(axis=axis, signed=signed, bins=state["counts"].shape[1], every=every)
-        histogram.counts, histogram.largest, histogram._exponent = state["counts"], state["largest"], state["exponent"]
+        histogram.counts = state["counts"]
+        histogram.largest, histogram._exponent = state["largest"].cpu(), state["exponent"].cpu()
         return histogram
 
     def numpy(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(counts, width, largest) as arrays on the CPU. Raises `CalibrationError` when nothing was observed."""
         if len(self.counts) == 0:
             raise CalibrationError("no values were observed: a range needs at least one")
-        return self.counts.cpu().numpy(), self.width.cpu().numpy(), self.largest.cpu().numpy()
+        return self.counts.cpu().numpy(), self.width.numpy(), self.largest.numpy()

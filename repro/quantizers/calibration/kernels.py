@@ -11,6 +11,8 @@ TIE = 1e-9
 """Divergences (in nats) and squared errors (relative) nearer than this are equal; of equals the least clipping wins."""
 FEW = 8192
 """Values up to which a row is counted straight into its bins."""
+TOGETHER = 256
+"""Values whose bins are found in one vectorised loop before they are counted."""
 
 
 @njit(nogil=True, cache=True)
@@ -24,32 +26,36 @@ def count(
     has to exist. Four partial histograms keep runs of one value, the zeros behind a ReLU, from waiting on a single
     counter; each is uint32 and empty again before it could overflow.
     """
-    rows = len(values)
     bins = counts.shape[1]
     few = len(runs) * length <= FEW
-    part = np.zeros((4, bins), np.uint32)
-    for row in range(rows):
+    part, places = np.zeros((4, bins), np.uint32), np.empty(TOGETHER, np.int32)
+    lowest = np.float32(-np.inf if signed else 0)
+    for row in range(len(values)):
         factor = scale[row]
-        for start in runs:
-            for i in range(start, start + length):
-                x = values[row, i]
-                b = int((abs(x) if signed else max(x, np.float32(0))) * factor)
+        for run in runs:
+            for start in range(run, run + length, TOGETHER):
+                n = min(TOGETHER, run + length - start)
+                some = values[row, start : start + n]
+                for i in range(n):
+                    places[i] = np.int32(abs(max(some[i], lowest)) * factor)
                 if few:
-                    counts[row, b] += 1
+                    for i in range(n):
+                        counts[row, np.uint32(places[i])] += 1
                 else:
-                    part[i & 3, b] += np.uint32(1)
-        if few:
-            continue
-        for b in range(bins):
-            counts[row, b] += np.int64(part[0, b]) + part[1, b] + part[2, b] + part[3, b]
-        part[:] = 0
+                    for i in range(n):
+                        part[np.uint32(i) & 3, np.uint32(places[i])] += np.uint32(1)
+        if not few:
+            for b in range(bins):
+                counts[row, b] += np.int64(part[0, b]) + part[1, b] + part[2, b] + part[3, b]
+            part[:] = 0
 
 
 @njit(nogil=True, cache=True)
 def entropy(counts: np.ndarray, levels: int, zeros_kept: bool = True) -> np.ndarray:
     """For each row of `counts` (rows, bins), the number of bins m that the KL search keeps; 0 where none can be.
 
-    Unless `zeros_kept`, the first bin counts as many as the second.
+    `levels` is a power of two. Unless `zeros_kept`, the first bin counts as many as the second.
+
     With c the counts, N their sum, M those of the first i bins, S_k the count and n_k the occupied bins of level k:
 
         N KL_i = sum_{j < i-1} c_j ln c_j + p ln p - sum_k S_k ln(S_k / n_k) - (N - M) ln(S_last / n_last) + N ln(M / N)
@@ -61,6 +67,7 @@ def entropy(counts: np.ndarray, levels: int, zeros_kept: bool = True) -> np.ndar
     kept = np.zeros(rows, np.int64)
     mass, occupied, entropies = np.zeros(bins + 1, np.int64), np.zeros(bins + 1, np.int64), np.zeros(bins + 1)
     divergence, c = np.empty(bins + 1), np.empty(bins, np.int64)
+    shift, logs = round(math.log2(levels)), np.log(np.maximum(np.arange(bins + 1), 1))
     for row in range(rows):
         c[:] = counts[row]
         if not zeros_kept:
@@ -78,17 +85,18 @@ def entropy(counts: np.ndarray, levels: int, zeros_kept: bool = True) -> np.ndar
             if c[i - 1] == 0:
                 continue
             inside, outside = mass[i], total - mass[i]
-            s = inside - mass[_start(levels - 1, i, levels)]
+            s = inside - mass[((levels - 1) * i + levels - 1) >> shift]
             bound = (s + outside) / total * math.log((s + outside) / s * (inside / total))
             bound += (inside - s) / total * math.log(inside / total)
             if bound > best + TIE:
                 continue
             cross, first = 0.0, 0
             for k in range(1, levels + 1):
-                end = _start(k, i, levels)
+                end = (k * i + levels - 1) >> shift
                 s = mass[end] - mass[first]
                 if s:
-                    cross += (s + (outside if k == levels else 0)) * math.log(s / (occupied[end] - occupied[first]))
+                    ratio = (logs[s] if s <= bins else math.log(s)) - logs[occupied[end] - occupied[first]]
+                    cross += (s + (outside if k == levels else 0)) * ratio
                 first = end
             last = c[i - 1] + outside
             divergence[i] = (entropies[i - 1] + last * math.log(last) - cross) / total + math.log(inside / total)
@@ -98,12 +106,6 @@ def entropy(counts: np.ndarray, levels: int, zeros_kept: bool = True) -> np.ndar
                 kept[row] = i
                 break
     return kept
-
-
-@njit(nogil=True, cache=True)
-def _start(k: int, i: int, levels: int) -> int:
-    """First of i bins that belongs to level k: bin j belongs to level floor(j levels / i)."""
-    return (k * i + levels - 1) // levels
 
 
 @njit(nogil=True, cache=True)
