@@ -44,7 +44,7 @@ def call(arguments: str) -> int:
         ("counting --scale cpu --set stesp=2", 2, "did you mean steps?"),
         ("counting --scale cpu --set steps=two", 2, "expected int, like steps=5"),
         ("counting --scale cpu --set steps", 2, "expected KEY=VALUE"),
-        ("table3 --set width=8", 2, "nothing is trained"),
+        ("figure2 --set width=8", 2, "nothing is trained"),
         ("counting --backend egaer", 2, "did you mean 'eager'?"),
         ("counting --device cdua", 2, "did you mean cuda?"),
         ("counting --seeds 0", 2, "--seeds"),
@@ -124,14 +124,14 @@ def test_failing_units_are_lines_and_the_worst_exit_code(capsys: pytest.CaptureF
 
 
 def test_results_go_to_stdout_and_progress_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("counting table3 --scale smoke") == 0
+    assert call("counting figure2 --scale smoke") == 0
     out, err = capsys.readouterr()
-    assert out.startswith("committed 0, local 4\n\n# Table 3")
+    assert out.startswith("committed 0, local 4\n\n")
     assert "[4/4] counting smoke" in err
-    assert "table3 smoke: nothing to run" in err
+    assert "figure2 smoke: nothing to run" in err
     assert call("counting --scale smoke") == 0
     assert capsys.readouterr().err == "repro: counting smoke: 4 recorded\n"
-    assert {path.name for path in Path("runs").iterdir()} >= {"counting.csv", "table3.csv", "records", "work"}
+    assert {path.name for path in Path("runs").iterdir()} >= {"counting.csv", "figure2.csv", "records", "work"}
 
 
 def test_json_holds_every_claim_of_both_stores(capsys: pytest.CaptureFixture[str]) -> None:

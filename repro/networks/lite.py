@@ -19,7 +19,7 @@ def lite_small(classes: int = 10) -> nn.Module:
     >>> import torch
     >>> net = lite_small().eval()
     >>> net(torch.zeros(2, 3, 32, 32)).shape, sum(p.numel() for p in net.parameters())
-    (torch.Size([2, 10]), 25370)
+    (torch.Size([2, 10]), 21930)
     """
     return EfficientNet(
         decode_arch_def([*BLOCKS]),

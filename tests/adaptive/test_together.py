@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,6 +36,15 @@ FORWARD = ResNet18.forward
 UNITS = {unit.name: unit for unit in planned(TABLE3, "paper", changes={key: str(v) for key, v in SMALL.items()})}
 UNITS["coquant"] = replace(UNITS["coquant"], settings={**UNITS["coquant"].settings, "batch": 24})
 """One step: after it a value that rounds to another code, by an error in its last digit, is another value."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As each of the two processes has: with more, sums of another order turn a code, and a batch norm, over."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
