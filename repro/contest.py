@@ -31,7 +31,7 @@ from repro.evidence.claims import STATES, Contrast, Row, judge_contrast
 from repro.evidence.files import write_text
 from repro.evidence.intervals import Interval, mean_sd, paired_difference, pairing, simultaneous
 from repro.evidence.records import Evidence
-from repro.evidence.render import markdown_table, number, write_csv
+from repro.evidence.render import markdown_table, mean_text, number, write_csv
 from repro.targets import Context, Outcome, Scalar, Unit
 
 NUMERICS = 1
@@ -121,7 +121,11 @@ class Contest:
 
     def rows(self, evidence: Evidence) -> list[Row]:
         """For each confirmatory arm: does it gain over plain distillation, and is it equal within the margin?"""
-        return [row for scale in evidence.scales or ("cpu",) for row in _rows(evidence, scale)]
+        return [
+            row
+            for scale in evidence.scales or ("cpu",)
+            for row in _rows(evidence, scale, _differences(evidence, scale))
+        ]
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         """`contest.csv` and `contest.md`."""
@@ -169,9 +173,9 @@ def _differences(evidence: Evidence, scale: str) -> dict[str, Interval | None]:
     return dict(zip(plan["arms"], simultaneous(differences, rng=np.random.default_rng(0)), strict=True))
 
 
-def _rows(evidence: Evidence, scale: str) -> list[Row]:
+def _rows(evidence: Evidence, scale: str, differences: Mapping[str, Interval | None]) -> list[Row]:
     plan, rows = evidence.preregistered, []
-    for arm, found in _differences(evidence, scale).items():
+    for arm, found in differences.items():
         states = [evidence.state(scale, unit) for unit in (arm, plan["control"])]
         state, reason = max(states, key=lambda pair: STATES.index(pair[0]))
         terms = {(arm, plan["column"]): 1.0, (plan["control"], plan["column"]): -1.0}
@@ -204,8 +208,8 @@ def _judged(claim: Contrast, found: Interval | None) -> dict[str, Any]:
 
 def _section(name: str, evidence: Evidence, scale: str) -> str:
     """One store's runs at one scale: accuracies of every arm, what it gains at 2 bits, and how well seeds pair."""
-    verdicts = {(row.row, row.claim): row.verdict for row in _rows(evidence, scale)}
     found = _differences(evidence, scale)
+    verdicts = {(row.row, row.claim): row.verdict for row in _rows(evidence, scale, found)}
     lines = [
         _line(
             arm,
@@ -243,7 +247,7 @@ def _line(
     return (
         arm.label,
         study,
-        *(_mean(*mean_sd(values)) if values else "–" for values in cells),
+        *(mean_text(*mean_sd(values), 2) if values else "–" for values in cells),
         f"{found.estimate:+.2f}" if found else "",
         f"{found.low:+.2f} to {found.high:+.2f}" if found and found.low is not None and found.high is not None else "",
         str(found.n) if found else "",
@@ -251,10 +255,6 @@ def _line(
         number(paired.correlation, 2) if paired else "",
         number(paired.variance_ratio, 2) if paired else "",
     )
-
-
-def _mean(mean: float, sd: float | None) -> str:
-    return f"{mean:.2f}" if sd is None else f"{mean:.2f} ± {sd:.2f}"
 
 
 CAPTION = """\

@@ -29,7 +29,7 @@ from repro.evidence.files import write_text
 from repro.evidence.intervals import mean_sd
 from repro.evidence.patterns import pattern_rows, pattern_table
 from repro.evidence.records import Evidence
-from repro.evidence.render import markdown_table, write_csv
+from repro.evidence.render import markdown_table, mean_text, write_csv
 from repro.published import PublishedTable, table
 from repro.targets import Context, Outcome, Scalar, Unit
 
@@ -261,8 +261,7 @@ def _cells(evidence: Evidence, scale: str, scheme: str, alpha: str) -> str:
 def _mean(values: Mapping[int, float]) -> str:
     if not values:
         return "–"
-    mean, sd = mean_sd(list(values.values()))
-    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+    return mean_text(*mean_sd(list(values.values())))
 
 
 ALPHA_WORDS = {"percentile": "99.9th percentile", "maximum": "maximum", "start": "PACT's start"}

@@ -7,7 +7,7 @@ import pytest
 
 from repro import identification
 from repro.adaptive.methods import BITS
-from repro.evidence.records import Record, Store, pack
+from repro.evidence.records import Record, Store
 from repro.identification import ALPHAS, FROM_FLOAT, PROBLEMS, SCHEMES, TARGET, TRUNCATED, misfit, weight_of
 from repro.places import gather
 from repro.published import table
@@ -32,13 +32,9 @@ def test_units_are_every_scheme_and_clip_rule_for_both_tables() -> None:
 
 
 def record(unit: Unit, values: dict[str, float]) -> Record:
-    hits = pack(np.zeros(8, bool))
     return Record(
         target=unit.target, scale=unit.scale, unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
-        numerics=unit.numerics, values=values, unit_of_values="% top-1", best=values,
-        correct=dict.fromkeys(values, hits), curve=[], backend="eager", device="cpu", threads=1, workers=1,
-        wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="", dirty=False,
-        started="2026-01-01T00:00:00+00:00", command="", preregistration="",
+        numerics=unit.numerics, values=values, unit_of_values=TARGET.values_unit,
     )  # fmt: skip
 
 

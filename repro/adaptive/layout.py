@@ -10,7 +10,7 @@ from repro.evidence.claims import Row
 from repro.evidence.intervals import mean_sd, rank_correlation
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.records import Evidence
-from repro.evidence.render import markdown_table
+from repro.evidence.render import markdown_table, mean_text
 from repro.published import Printed, PublishedTable, read
 
 REDUCED = {
@@ -82,12 +82,8 @@ def _cells(printed: PublishedTable, runs: Measured, method: Method) -> list[str]
     """Accuracy at each bit-width and Delta_B, as far as they are recorded."""
     seeds = [list(runs.accuracy(method, bits).values()) for bits in printed.bits]
     delta = runs.delta_b(method)
-    cells = [_mean(*mean_sd(values)) if values else "–" for values in seeds]
-    return [*cells, _mean(delta.estimate, delta.sd) if delta else "–"]
-
-
-def _mean(mean: float, sd: float | None) -> str:
-    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+    cells = [mean_text(*mean_sd(values)) if values else "–" for values in seeds]
+    return [*cells, mean_text(delta.estimate, delta.sd) if delta else "–"]
 
 
 def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:

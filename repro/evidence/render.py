@@ -47,6 +47,15 @@ def number(x: float | None, digits: int = 6) -> str:
     return f"{x + 0.0:.{digits}g}" if isinstance(x, float) else str(x)
 
 
+def mean_text(mean: float, sd: float | None, decimals: int = 1) -> str:
+    """A mean with its standard deviation, where there is one.
+
+    >>> mean_text(86.54, 0.22), mean_text(86.54, None, 2)
+    ('86.5 ± 0.2', '86.54')
+    """
+    return f"{mean:.{decimals}f}" if sd is None else f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
+
+
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]], digits: int = 6) -> str:
     """CSV with a header, `\\n` at every line's end, numbers as `number` shows them.
 
