@@ -35,6 +35,7 @@ from repro.targets import Context, Outcome, Target, Unit, unheard
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 SECONDS_BETWEEN_MESSAGES = 0.2
 SECONDS_BETWEEN_NOTES = 3.0
+SECONDS_TO_END = 5.0
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ class _Worker:
     """One process on one core; a process that dies is replaced when the next job comes."""
 
     def __init__(self, core: int, setup: Setup) -> None:
-        self.core, self.setup = core, setup
+        self.core, self.setup, self.busy = core, setup, False
         self.start()
 
     def start(self) -> None:
@@ -252,21 +253,28 @@ class _Worker:
     def give(self, job: Job) -> Connection:
         if not self.process.is_alive():
             self.start()
+        self.busy = True
         self.connection.send(job)
         return self.connection
 
     def hear(self) -> Advanced | Ended:
         try:
-            return self.connection.recv()
+            message = self.connection.recv()
+            self.busy = isinstance(message, Advanced)
+            return message
         except (EOFError, ConnectionResetError):
+            self.busy = False
             self.process.join()
             line = f"failed: its process ended with code {self.process.exitcode} (killed, or out of memory?)"
             return Ended("failed", line, INTERNAL)
 
     def end(self) -> None:
+        """One that waits for a job ends by itself, and tidies up what its libraries hold; one at work is stopped."""
+        self.connection.close()
+        if not self.busy:
+            self.process.join(SECONDS_TO_END)
         self.process.terminate()
         self.process.join()
-        self.connection.close()
 
 
 @contextmanager

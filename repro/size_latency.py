@@ -259,7 +259,7 @@ class SizeLatency:
     values_unit: str = "MB, % of convolutions, ms, or a ratio, by column"
     scales: Mapping[str, Mapping[str, Scalar]] = field(
         default_factory=lambda: {
-            "smoke": {"rounds": 3, "warmup": 1, "calibration_images": 4},
+            "smoke": {"rounds": 2, "warmup": 0, "calibration_images": 2},
             "cpu": {"rounds": 6, "warmup": 1, "calibration_images": 16},
         }
     )

@@ -17,7 +17,6 @@ from repro.adaptive.joint import JointStep, MixedStep
 from repro.adaptive.methods import BITS, FLOAT, Recipe, unit_of
 from repro.adaptive.problems import Problem
 from repro.adaptive.settings import scale
-from repro.errors import UsageError
 from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
 from repro.networks.switchable import SwitchableBatchNorm2d, TransitionalBatchNorm2d
 from repro.quantizers import PACT, DoReFaWeight, SwitchablePACT
@@ -65,9 +64,7 @@ class _Data:
     """Training and test images of a unit, as its settings say."""
 
     def __init__(self, problem: Problem, settings: Mapping[str, Any], context: Context) -> None:
-        _, processes = distributed.part()
-        if settings["batch"] % processes:
-            raise UsageError(f"batch={settings['batch']}: give a multiple of the {processes} processes that share it")
+        distributed.share_batch(settings["batch"])
         self.train, self.test = problem.data.open(settings, context)
         self.problem, self.settings = problem, settings
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from repro.datasets import files
 from repro.errors import ReproError
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torchvision.transforms import v2
 
 Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 FOLDER = "imagenet"
 CLASSES = 1000
 REMEDY = (
@@ -71,7 +72,7 @@ class ImageNet:
 
 def find(data_root: Path | str | None = None, report: files.Report = files.quiet, classes: int = CLASSES) -> Path:
     """The folder with both splits, each of `classes` class folders. Raises `ReproError` with what to do."""
-    train, _ = (_found(split, classes, data_root) for split in ("train", "val"))
+    train, _ = (_found(split, classes, data_root) for split in SPLITS)
     return train.parent
 
 

@@ -89,5 +89,14 @@ def printed() -> Mapping[Cell, PrintedCell]:
     }
 
 
+def widths() -> tuple[int, ...]:
+    """Bit-widths that were released, in the order of their file.
+
+    >>> widths()
+    (3, 2, 4)
+    """
+    return tuple(dict.fromkeys(cell.bits for cell in printed()))
+
+
 def _cell(row: Mapping[str, object]) -> Cell:
     return Cell(cast(int, row["bits"]), str(row["weight_scaler"]), str(row["activation_scaler"]))

@@ -16,14 +16,15 @@ from repro.evidence.claims import (
     State,
     Verdict,
     judge_arithmetic,
+    judge_number,
     judge_seeds,
 )
 from repro.evidence.intervals import Interval
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import Design
 from repro.evidence.records import Evidence
-from repro.figure4 import NETWORKS, Network
-from repro.figure4.cells import Cell, printed
+from repro.figure4 import MAIN, NETWORKS, SCALES, Network, trained
+from repro.figure4.cells import Cell, printed, widths
 from repro.figure4.study import LEVELS, Study, Values, rank_agreement
 from repro.published import Printed
 
@@ -31,12 +32,11 @@ TARGET = "figure4"
 PRINT = "print"
 TOP1 = "top1"
 OUTCOMES = (TOP1, "top1_bn", "weight_error", "oscillation")
-MAIN = 3
-"""Bit-width of the printed figure."""
 LARGEST_SCALE = "cpu"
 """Whose rows stand as missing while nothing is recorded."""
 OK: tuple[State, str] = ("ok", "")
-NOT_BUILT = "not built: the published recipe on ImageNet, which is not at hand"
+NO_DATA = "data: ImageNet, to be put under the data root by hand"
+PRINTED_NETWORK = NETWORKS["lite0"]
 
 
 def rows(evidence: Evidence) -> list[Row]:
@@ -44,10 +44,10 @@ def rows(evidence: Evidence) -> list[Row]:
     found = [*_arithmetic(), *_separations(None), *_behind_the_winner(), *_effects(None)]
     found += _patterns(None, evidence)
     for scale in evidence.scales or (LARGEST_SCALE,):
-        for network in NETWORKS.values():
+        for network in trained(SCALES[scale]):
             ours = Ours(evidence, scale, network)
             found += [*_separations(ours), *_effects(ours), *_patterns(ours, evidence), *_ranks(ours)]
-    return found + [_accuracy(cell) for cell in printed()]
+    return found + [_accuracy(cell, Ours(evidence, "paper", PRINTED_NETWORK)) for cell in printed()]
 
 
 # --- where values come from ------------------------------------------------------------------------------------------
@@ -59,17 +59,13 @@ def print_study(bits: int) -> Study:
     return Study(bits, {cell: found.values for cell, found in printed().items() if cell.bits == bits}, flips=False)
 
 
-@cache
-def widths() -> tuple[int, ...]:
-    """Bit-widths that were released, in the order of their file."""
-    return tuple(dict.fromkeys(cell.bits for cell in printed()))
-
-
 class Ours:
     """Our runs of one network at one scale."""
 
     def __init__(self, evidence: Evidence, scale: str, network: Network) -> None:
         self.evidence, self.scale, self.network = evidence, scale, network
+        self.bits = network.bits(SCALES[scale])
+        """Widths that it is trained at."""
 
     def cells(self, bits: int) -> list[Cell]:
         """The released pairs at a width, then whatever else is recorded of it."""
@@ -136,18 +132,25 @@ def _behind_the_winner() -> Iterator[Row]:
             )
 
 
-def _accuracy(cell: Cell) -> Row:
+def _accuracy(cell: Cell, ours: Ours) -> Row:
+    """A printed mean against ours by the published recipe."""
+    found, values = printed()[cell], list(ours.values(cell).values())
+    margin = ours.evidence.preregistered["margin"]
+    spread = float(found.sd), len(found.runs)
+    judged = judge_number(found.mean, values, margin, ours.scale, *spread) if values else Judged("", margin=margin)
+    state, reason = ours.state([cell])
     return Row(
         target=TARGET,
         claim=TOP1,
         kind="number",
-        scale="paper",
+        scale=ours.scale,
         row=cell.pair,
         column=_width(cell.bits),
-        published=str(printed()[cell].mean),
-        read_from=printed()[cell].read_from,
-        state="missing",
-        reason=NOT_BUILT,
+        published=str(found.mean),
+        read_from=found.read_from,
+        state=state,
+        reason=NO_DATA if state == "missing" else reason,
+        **judged.columns(),  # type: ignore[arg-type]
     )
 
 
@@ -156,7 +159,7 @@ def _accuracy(cell: Cell) -> Row:
 
 def _separations(ours: Ours | None) -> Iterator[Row]:
     """Each pair against STE, all of one width at once: whether it separates from it, and in the printed direction."""
-    for bits in widths() if ours is None else ours.network.bits:
+    for bits in widths() if ours is None else ours.bits:
         theirs = print_study(bits).differences
         study = print_study(bits) if ours is None else ours.study(bits)
         found = study.differences
@@ -167,7 +170,7 @@ def _separations(ours: Ours | None) -> Iterator[Row]:
 
 def _effects(ours: Ours | None) -> Iterator[Row]:
     """The factorial at each width that was released in full, effect by effect."""
-    for bits in widths() if ours is None else ours.network.bits:
+    for bits in widths() if ours is None else ours.bits:
         theirs = print_study(bits).effects
         found = theirs if ours is None else ours.study(bits).effects
         block = [Cell(bits, a, b) for a in LEVELS for b in LEVELS]
@@ -243,7 +246,7 @@ def _patterns(ours: Ours | None, evidence: Evidence) -> Iterator[Row]:
     for pattern in patterns(evidence.preregistered):
         places = {place for contrast in pattern.contrasts for place in contrast.terms}
         cells = {cell for place in places for cell in _cells_of(place)}
-        trained = widths() if ours is None else ours.network.bits
+        trained = widths() if ours is None else ours.bits
         if not {cell.bits for cell in cells} <= set(trained) or (ours is None and not all(map(_is_top1, places))):
             continue
         judged = judge_seeds(pattern, {place: _values(ours, place) for place in places})
@@ -299,7 +302,7 @@ def _parsed(place: tuple[str, str]) -> tuple[str, int, str]:
 
 def _ranks(ours: Ours) -> Iterator[Row]:
     """Whether our means order the pairs as the released ones do."""
-    for bits in ours.network.bits:
+    for bits in ours.bits:
         interval = rank_agreement(ours.study(bits).means(), print_study(bits).means())
         state, reason = ours.state(ours.cells(bits))
         verdict: Verdict = same_side(interval, 1.0) if interval else ""

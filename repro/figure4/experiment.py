@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,20 +10,23 @@ import numpy as np
 import timm
 import torch
 from scipy.special import ndtri
+from timm.optim import RMSpropTF
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from backends import Scaler
-from repro.datasets import cifar10
-from repro.figure4 import NETWORKS, Network, scaler
+from repro.datasets import cifar10, imagenet
+from repro.figure4 import Network, network_of, scaler
 from repro.networks import pretrained
 from repro.networks.depthwise import quicken
-from repro.networks.homogeneous import Homogeneous, quantize, quantized_layers
+from repro.networks.homogeneous import INPUT, Homogeneous, quantize, quantized_layers
 from repro.networks.lite import lite_small
 from repro.quantizers.static import StaticQuantizer, setting_ranges
 from repro.targets import Context, Outcome, Unit
-from repro.training.batches import CIFAR10_MEAN, CIFAR10_STD, Batches
+from repro.training.batches import CIFAR10_MEAN, CIFAR10_STD, AnyBatches, Batches
+from repro.training.distributed import part, share_batch
 from repro.training.evaluate import calibrate_batch_norm, correct, top1
+from repro.training.loader import LoadedBatches
 from repro.training.loop import Training, load, save
 from repro.training.oscillation import Oscillations, mean_rounding_error
 from repro.training.streams import stream, torch_seeded
@@ -32,17 +34,17 @@ from repro.training.streams import stream, torch_seeded
 ARTEFACT = "network.pt"
 CHECKPOINT = "checkpoint.pt"
 TEST_BATCH = 500
-CLASSES = len(cifar10.CLASSES)
 FAMILY = "efficientnet_lite0"
 """Pretrained network whose signs of activations hold for both: their layers have the same names."""
 TOP1 = "top1"
+Channels = tuple[float, ...]
 DIGITS = 6
 
 
 def run(unit: Unit, context: Context) -> Outcome:
     """Run `unit` in `context.folder`, resuming what a killed run left there."""
     settings: dict[str, Any] = dict(unit.settings)
-    network = NETWORKS[unit.name.partition("_")[0]]
+    network = network_of(unit)
     if unit.name == network.start:
         return _start(network, unit, settings, context)
     return _quantized(network, unit, settings, context)
@@ -52,17 +54,35 @@ class _Data:
     """Training and test images as a unit's settings say, with the network's normalisation."""
 
     def __init__(self, network: Network, train_images: int, settings: Mapping[str, Any], context: Context) -> None:
-        train, test = (cifar10.load(split, context.data_root) for split in cifar10.SPLITS)
-        chosen = stream(0, "test images").permutation(len(test))[: settings["test_images"]]
-        n, batch = train_images, settings["batch"]
-        mean, std = _normalisation(network)
-        self.train = Batches(train.images[:n], train.labels[:n], batch, context.device, mean, std)
-        self.test = Batches(
-            test.images[chosen], test.labels[chosen], min(TEST_BATCH, len(chosen)), context.device, mean, std
-        )
+        share_batch(settings["batch"])
+        opened = _imagenet if settings["data"] == "imagenet" else _cifar10
+        self.train, self.test = opened(train_images, settings, context, *_normalisation(network))
 
 
-def _normalisation(network: Network) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _cifar10(
+    train_images: int, settings: Mapping[str, Any], context: Context, mean: Channels, std: Channels
+) -> tuple[AnyBatches, AnyBatches]:
+    train, test = (cifar10.load(split, context.data_root) for split in cifar10.SPLITS)
+    chosen = stream(0, "test images").permutation(len(test))[: settings["test_images"]]
+    n, batch, tested = train_images, settings["batch"], min(TEST_BATCH, len(chosen))
+    return (
+        Batches(train.images[:n], train.labels[:n], batch, context.device, mean, std, part()),
+        Batches(test.images[chosen], test.labels[chosen], tested, context.device, mean, std, part()),
+    )
+
+
+def _imagenet(
+    train_images: int, settings: Mapping[str, Any], context: Context, mean: Channels, std: Channels
+) -> tuple[AnyBatches, AnyBatches]:
+    size, classes, batch = settings["size"], settings["classes"], settings["batch"]
+    train, test = (imagenet.ImageNet(split, size, classes, context.data_root) for split in imagenet.SPLITS)
+    return (
+        LoadedBatches(train, batch, context.device, mean, std, train_images, part()),
+        LoadedBatches(test, batch, context.device, mean, std, settings["test_images"], part()),
+    )
+
+
+def _normalisation(network: Network) -> tuple[Channels, Channels]:
     """Mean and standard deviation by colour, for pixels from 0 to 1: those that its pretrained weights know."""
     if network.pretrained is None:
         return CIFAR10_MEAN, CIFAR10_STD
@@ -72,7 +92,7 @@ def _normalisation(network: Network) -> tuple[tuple[float, ...], tuple[float, ..
 
 def _start(network: Network, unit: Unit, settings: dict[str, Any], context: Context) -> Outcome:
     data = _Data(network, settings["fp32_images"], settings, context)
-    net = _initialised(network, unit.seed, settings["size"], context)
+    net = _initialised(network, unit.seed, settings, context)
     training = _training(net, "fp32_", data, unit, settings, context)
 
     def step(images: Tensor, labels: Tensor, number: int) -> float:
@@ -86,7 +106,7 @@ def _start(network: Network, unit: Unit, settings: dict[str, Any], context: Cont
 
 def _quantized(network: Network, unit: Unit, settings: dict[str, Any], context: Context) -> Outcome:
     data = _Data(network, settings["train_images"], settings, context)
-    net = _built(network, settings["size"])
+    net = _built(network, settings)
     net.load_state_dict(load(context.inputs[network.start] / ARTEFACT))
     noise = Noise(unit.seed)
     quantize(net, _rule(settings, noise))
@@ -98,15 +118,16 @@ def _quantized(network: Network, unit: Unit, settings: dict[str, Any], context: 
 
     def step(images: Tensor, labels: Tensor, number: int) -> float:
         noise.step = number
-        with setting_ranges(net) if number == 0 else nullcontext():
-            loss = _learn(net, images, labels, settings)
+        if number == 0:  # of several processes each sets its ranges; after the step all have their mean
+            with setting_ranges(net):
+                return _learn(net, images, labels, settings)
         oscillations.update()
-        return loss
+        return _learn(net, images, labels, settings)
 
     evaluate = partial(_evaluated, training, net, data, settings["evaluate"])
     history = training.run(step, evaluate, context.progress)
     values = {
-        TOP1: top1(history.last[TOP1]),
+        TOP1: history.best[TOP1] if settings["evaluate"] == "best" else top1(history.last[TOP1]),
         "weight_error": mean_rounding_error(weights),
         "oscillation": oscillations.rate(),
     }
@@ -144,8 +165,13 @@ class Noise:
         self.seed, self.step = seed, step
 
     def __call__(self, name: str, scaler: Scaler, x: Tensor) -> Tensor:
-        """U(-.5, .5) or N(0, 1), like x; drawn in the order in which x lies in memory."""
-        bits = stream(self.seed, f"noise {name}", self.step).bytes(2 * x.numel())
+        """U(-.5, .5) or N(0, 1), like x; drawn in the order in which x lies in memory.
+
+        Of several processes that train together each draws its own for an input, whose rows are its images.
+        """
+        number, _ = part()
+        own = f" of process {number}" if number and name.endswith(INPUT) else ""
+        bits = stream(self.seed, f"noise {name}{own}", self.step).bytes(2 * x.numel())
         drawn = torch.from_numpy(np.take(_QUANTILES[scaler.name], np.frombuffer(bits, "<u2")))
         return drawn.to(x.device).as_strided(x.shape, torch.empty_like(x).stride())
 
@@ -163,20 +189,22 @@ def _evaluated(training: Training, net: nn.Module, data: _Data, when: str) -> di
     return {TOP1: correct(net, data.test)}
 
 
-def _initialised(network: Network, seed: int, size: int, context: Context) -> nn.Module:
+def _initialised(network: Network, seed: int, settings: Mapping[str, Any], context: Context) -> nn.Module:
     """The float network; what has no pretrained weights, at least the classifier, is initialised by the seed."""
     with torch_seeded(seed, "initialisation"):
         if network.pretrained is None:
-            return _built(network, size).to(context.device)
+            return _built(network, settings).to(context.device)
         net = pretrained.load(network.pretrained, context.data_root, fold=False).requires_grad_(True)
-        net.reset_classifier(CLASSES)  # type: ignore[operator]
-        return _enlarging(net, size).to(context.device)
+        if settings["classes"] != net.num_classes:
+            net.reset_classifier(settings["classes"])  # type: ignore[operator]
+        return _enlarging(net, settings["size"]).to(context.device)
 
 
-def _built(network: Network, size: int) -> nn.Module:
+def _built(network: Network, settings: Mapping[str, Any]) -> nn.Module:
+    classes, size = settings["classes"], settings["size"]
     if network.pretrained is None:
-        return _enlarging(lite_small(CLASSES), size)
-    return _enlarging(timm.create_model(pretrained.get(network.pretrained).timm, num_classes=CLASSES), size)
+        return _enlarging(lite_small(classes), size)
+    return _enlarging(timm.create_model(pretrained.get(network.pretrained).timm, num_classes=classes), size)
 
 
 def _enlarging(net: nn.Module, size: int) -> nn.Module:
@@ -190,16 +218,31 @@ def _enlarging(net: nn.Module, size: int) -> nn.Module:
     return quicken(net).to(memory_format=torch.channels_last)
 
 
+OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "rmsprop": partial(RMSpropTF, alpha=0.9, eps=1e-3),
+}
+"""RMSprop is TensorFlow's, with epsilon inside the root: decay and epsilon are the paper's."""
+
+
 def _training(
     net: nn.Module, kind: str, data: _Data, unit: Unit, settings: Mapping[str, Any], context: Context
 ) -> Training:
-    """SGD with momentum, cosine to 0; batch norm's parameters do not decay. `kind` begins the names of its settings."""
+    """Cosine to 0 after the warm-up; batch norm's parameters do not decay. `kind` begins the names of its settings."""
     norms = {p for m in net.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
     groups = [
         {"params": [p for p in net.parameters() if p not in norms], "weight_decay": settings["weight_decay"]},
         {"params": [p for p in net.parameters() if p in norms], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.SGD(groups, settings[f"{kind}lr"], momentum=settings["momentum"])
+    optimizer = OPTIMIZERS[settings["optimizer"]](groups, lr=settings[f"{kind}lr"], momentum=settings["momentum"])
     checkpoint = context.folder / CHECKPOINT
     epochs = settings[f"{kind}epochs"]
-    return Training(net, optimizer, data.train, seed=unit.seed, epochs=epochs, checkpoint=checkpoint)
+    return Training(
+        net,
+        optimizer,
+        data.train,
+        seed=unit.seed,
+        epochs=epochs,
+        checkpoint=checkpoint,
+        warmup=settings["warmup"] * len(data.train),
+    )

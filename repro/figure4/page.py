@@ -12,9 +12,9 @@ from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import power, seeds_needed
 from repro.evidence.records import Evidence
 from repro.evidence.render import csv_text, fingerprint, markdown_table, number, save_figure, write_csv
-from repro.figure4 import EWGS, NETWORKS, picture
-from repro.figure4.cells import Cell, printed
-from repro.figure4.claims import MAIN, OUTCOMES, TARGET, TOP1, Ours, designs, print_study, widths
+from repro.figure4 import EWGS, MAIN, SCALES, picture, trained
+from repro.figure4.cells import Cell, printed, widths
+from repro.figure4.claims import OUTCOMES, TARGET, TOP1, Ours, designs, print_study
 from repro.figure4.study import FEWEST_FLIPPED, Study, rank_agreement
 
 POINTS = ("source", "network", "bits", "weights", "activations", "delta", "run", *OUTCOMES)
@@ -44,13 +44,13 @@ def points_of(evidence: Evidence) -> Iterator[tuple[object, ...]]:
         for run, value in found.values.items():
             yield (PRINTED, "lite0", *cell, "", run, value, *[None] * (len(OUTCOMES) - 1))
     for scale in evidence.scales:
-        for network in NETWORKS.values():
+        for network in trained(SCALES[scale]):
             arms: list[tuple[Cell, float | None]] = [
-                (cell, None) for bits in network.bits for cell in printed() if cell.bits == bits
+                (cell, None) for bits in network.bits(SCALES[scale]) for cell in printed() if cell.bits == bits
             ]
             for cell, delta in [
                 *arms,
-                *((Cell(network.bits[0], *EWGS), d) for d in deltas(evidence, scale, network.name)),
+                *((Cell(MAIN, *EWGS), d) for d in deltas(evidence, scale, network.name)),
             ]:
                 for seed, record in evidence.seeds(scale, cell.unit(network.name, delta)).items():
                     values = [record.values.get(outcome) for outcome in OUTCOMES]
@@ -76,8 +76,8 @@ CAPTION = f"""\
 A pair is written weights/activations: the gradient scaler of each. From one FP32 network per seed, every pair trains
 the same quantized network on the same images in the same order; form `normalised`. Top-1 accuracy in percent.
 
-*Published* are the authors' released runs: EfficientNet-Lite0 on ImageNet, 20 runs a pair. *Ours* are on CIFAR-10, so
-that accuracies are not comparable and differences between pairs are; the list of deviations stands in `repro/figure4`.
+*Published* are the authors' released runs: EfficientNet-Lite0 on ImageNet, 20 runs a pair. *Ours*, below `paper` scale,
+are on CIFAR-10: accuracies are not comparable, differences between pairs are. `repro/figure4` lists the deviations.
 
 Differences to STE on both sides have intervals that cover together at 95 %, for all pairs of one width at once:
 Dunnett's for the published runs, sign flips of whole seed rows for ours (Dunnett's below {FEWEST_FLIPPED} seeds). A
@@ -91,7 +91,7 @@ def text(title: str, sources: Mapping[str, Evidence], judged: Sequence[Row]) -> 
     parts = [f"# Figure 4: {title.lower()}\n", CAPTION, _claims(first, judged), _published()]
     for name, evidence in sources.items():
         for scale in evidence.scales:
-            for network in NETWORKS.values():
+            for network in trained(SCALES[scale]):
                 parts += _network(f"{name} {scale}".strip(), Ours(evidence, scale, network))
         parts += _power(name, evidence)
     if not any(evidence.scales for evidence in sources.values()):
@@ -184,7 +184,7 @@ def _factorial(name: str, studies: Mapping[int, Study]) -> str:
 
 def _network(name: str, ours: Ours) -> list[str]:
     lines = []
-    for bits in ours.network.bits:
+    for bits in ours.bits:
         study, theirs = ours.study(bits), print_study(bits)
         for cell in study.cells:
             after = _paired(ours, cell, "top1_bn")
@@ -211,7 +211,7 @@ def _network(name: str, ours: Ours) -> list[str]:
         "r with STE", "Var ratio",
     )  # fmt: skip
     parts = [f"## {ours.network.label}: {name}\n", markdown_table(header, lines, "rl" + "r" * 10), NOTES]
-    parts.append(_factorial("ours", {bits: ours.study(bits) for bits in ours.network.bits}))
+    parts.append(_factorial("ours", {bits: ours.study(bits) for bits in ours.bits}))
     parts += [_order(ours), _sweep(ours), _settings(ours)]
     return [part for part in parts if part]
 
@@ -242,15 +242,13 @@ def _mean(ours: Ours, cell: Cell, outcome: str, digits: int) -> str:
 
 def _order(ours: Ours) -> str:
     words = []
-    for bits in ours.network.bits:
+    for bits in ours.bits:
         study = ours.study(bits)
         rho = rank_agreement(study.means(), print_study(bits).means())
         if rho is not None:
             words.append(f"at {bits} bits {rho.estimate:+.2f} ({_span(rho.low, rho.high)}, {rho.n} pairs)")
     correlations = [
-        f"{number(r, 2)} at {bits} bits"
-        for bits in ours.network.bits
-        if (r := ours.study(bits).mean_correlation) is not None
+        f"{number(r, 2)} at {bits} bits" for bits in ours.bits if (r := ours.study(bits).mean_correlation) is not None
     ]
     found = f"Rank correlation with the published order: {'; '.join(words)}.\n" if words else ""
     return found + (f"Mean correlation between pairs over seeds: {', '.join(correlations)}.\n" if correlations else "")
@@ -258,7 +256,7 @@ def _order(ours: Ours) -> str:
 
 def _sweep(ours: Ours) -> str:
     found = deltas(ours.evidence, ours.scale, ours.network.name)
-    cell = Cell(ours.network.bits[0], *EWGS)
+    cell = Cell(MAIN, *EWGS)
     if not found:
         return ""
     own = next(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from repro.evidence.intervals import t_interval
 from repro.evidence.records import Evidence
 from repro.evidence.render import style
-from repro.figure4 import EWGS, NETWORKS, Network
-from repro.figure4.cells import Cell, printed
-from repro.figure4.claims import MAIN, Ours, print_study
+from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network
+from repro.figure4.cells import Cell, printed, widths
+from repro.figure4.claims import Ours, print_study
 from repro.figure4.study import Study
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ DRAWING = 1
 REFERENCES = (("ste", "ste"), ("ewgs", "ewgs"))
 """Pairs whose means are the dashed lines."""
 COLOURS = {"published": "#0072B2", "small": "#009E73", "lite0": "#D55E00"}
+DATA = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 ALT = {
     "figure4": "Accuracy of every pair of scalers at 3 bits, published and ours",
     "figure4_differences": "Differences to STE at 3, 2 and 4 bits, published and ours",
@@ -72,7 +73,7 @@ def _title(network: Network, scale: str, study: Study) -> str:
     counts = {len(values) for values in study.cells.values()}
     runs = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
     name = network.label[0].upper() + network.label[1:]
-    return f"Ours, {scale}: {name},\nCIFAR-10, {runs} seed{'s' * (max(counts) > 1)}"
+    return f"Ours, {scale}: {name},\n{DATA[str(SCALES[scale]['data'])]}, {runs} seed{'s' * (max(counts) > 1)}"
 
 
 def _boxes(axes: Axes, study: Study, cells: list[Cell], colour: str) -> None:
@@ -118,12 +119,11 @@ def differences(evidence: Evidence) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    widths = list(dict.fromkeys(cell.bits for cell in printed()))
     with style():
-        figure = Figure(figsize=(5.2 * len(widths), 8.2))
-        panels = figure.subplots(1, len(widths), squeeze=False)[0]
+        figure = Figure(figsize=(5.2 * len(widths()), 8.2))
+        panels = figure.subplots(1, len(widths()), squeeze=False)[0]
         labels: dict[str, str] = {}
-        for axes, bits in zip(panels, widths, strict=True):
+        for axes, bits in zip(panels, widths(), strict=True):
             cells = [cell for cell in order(bits) if cell != cell.control]
             studies = [("Published", "published", print_study(bits)), *_ours(evidence, bits)]
             for i, (title, source, study) in enumerate(studies):
@@ -156,7 +156,7 @@ def sweep(evidence: Evidence) -> Figure | None:
     scale = next((s for s in reversed(evidence.scales) if deltas(evidence, s, network.name)), None)
     if scale is None:
         return None
-    ours, cell = Ours(evidence, scale, network), Cell(network.bits[0], *EWGS)
+    ours, cell = Ours(evidence, scale, network), Cell(MAIN, *EWGS)
     arms: dict[float, float | None] = {delta: delta for delta in deltas(evidence, scale, network.name)}
     for record in evidence.seeds(scale, cell.unit(network.name)).values():
         arms[float(record.settings["delta"])] = None  # type: ignore[arg-type]

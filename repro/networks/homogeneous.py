@@ -21,6 +21,8 @@ from repro.quantizers.static import StaticQuantizer, percentile, three_sigma
 STE = Scaler("ste")
 Operands = Literal["quantized", "unquantized"]
 OPERANDS: tuple[Operands, ...] = get_args(Operands)
+INPUT = ".input"
+"""Ends the name of a layer's input."""
 Noise = Callable[[str, Scaler, Tensor], Tensor]
 """`noise(name of the tensor, scaler, x)`: the noise that a noise control multiplies with, a tensor like x (S4)."""
 
@@ -106,7 +108,7 @@ class Homogeneous:
 
     def input(self, layer: str) -> StaticQuantizer:
         """Quantizer of a layer's input."""
-        noise = self._noise(f"{layer}.input", self.activations)
+        noise = self._noise(layer + INPUT, self.activations)
         return StaticQuantizer(self.bits, self.signed(layer), percentile, self.activations, noise)
 
     def _noise(self, name: str, scaler: Scaler) -> Callable[[Tensor], Tensor] | None:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from repro.errors import UsageError
+
 Part = tuple[int, int]
 """Number of a process and how many there are."""
 WHOLE: Part = (0, 1)
@@ -48,6 +50,13 @@ def leads() -> bool:
 def device(name: str) -> str:
     """The device of this process: `cuda` stands for its own of the machine's."""
     return f"cuda:{os.environ['LOCAL_RANK']}" if dist.is_initialized() and name == "cuda" else name
+
+
+def share_batch(batch: int) -> None:
+    """Raise `UsageError` for a batch that the processes cannot share evenly."""
+    _, count = part()
+    if batch % count:
+        raise UsageError(f"batch={batch}: give a multiple of the {count} processes that share it")
 
 
 def bounds(length: int, part: Part) -> slice:
@@ -83,6 +92,8 @@ def mean(value: float, device: str | torch.device = "cpu") -> float:
 @torch.no_grad()
 def synchronise(network: nn.Module) -> None:
     """Average the gradients, and the running statistics of batch norms, over processes."""
+    if part() == WHOLE:
+        return
     average([parameter.grad for parameter in network.parameters() if parameter.grad is not None])
     average_statistics(network)
 

@@ -45,13 +45,19 @@ class History:
             self.best = scores
 
 
-def cosine(step: int, steps: int) -> float:
-    """Learning-rate factor `(1 + cos(pi step / steps)) / 2`.
+def cosine(step: int, steps: int, warmup: int = 0) -> float:
+    """Learning-rate factor: `step / warmup` before step `warmup`, then a cosine from 1 to 0.
+
+        (1 + cos(pi (step - warmup) / (steps - warmup))) / 2
 
     >>> cosine(0, 10), round(cosine(5, 10), 3), cosine(10, 10)
     (1.0, 0.5, 0.0)
+    >>> cosine(1, 12, warmup=2), cosine(2, 12, warmup=2)
+    (0.5, 1.0)
     """
-    return (1 + math.cos(math.pi * step / steps)) / 2
+    if step < warmup:
+        return step / warmup
+    return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
 def save(state: object, path: Path) -> None:
@@ -77,7 +83,7 @@ class Training:
     Args:
         network, optimizer: trained in place; the optimizer's learning rates are the peaks of a cosine schedule.
         batches: training data; `seed` keys its order and augmentation.
-        epochs: length of the schedule.
+        epochs: length of the schedule, of which the first `warmup` steps let the learning rate rise from 0.
         checkpoint: file that the state is kept in; an existing one is resumed from.
     """
 
@@ -90,13 +96,14 @@ class Training:
         seed: int,
         epochs: int,
         checkpoint: Path,
+        warmup: int = 0,
     ) -> None:
         self.network, self.optimizer, self.batches = network, optimizer, batches
         self.seed, self.epochs, self.checkpoint = seed, epochs, checkpoint
         self.step, self.loss_sum = 0, 0.0
         self.history = History()
         self.steps = epochs * len(batches)
-        self.schedule = LambdaLR(optimizer, lambda step: cosine(step, self.steps))
+        self.schedule = LambdaLR(optimizer, lambda step: cosine(step, self.steps, warmup))
         if checkpoint.exists():
             self._restore(load(checkpoint, batches.device))
 

@@ -23,7 +23,7 @@ def test_every_released_pair_is_trained_at_every_width_that_the_network_has() ->
     for row in read("figure4"):
         for network in NETWORKS.values():
             name = f"{network.name}_{row['bits']}bit_{row['weight_scaler']}_{row['activation_scaler']}"
-            assert (name in names) == (row["bits"] in network.bits)
+            assert (name in names) == (row["bits"] in network.bits(TARGET.scales["cpu"]))
     assert len(names) == 2 + (18 + 6 + 6) + (18 + 6) + 3
 
 
@@ -105,6 +105,10 @@ def test_a_users_scaler_is_trained_by_name() -> None:
         ({"lite0_batch": "20000"}, "lite0_batch=20000: give at most"),
         ({"lite0_seeds": "0"}, "lite0_seeds=0"),
         ({"small_epoch": "1"}, "did you mean small_epochs"),
+        ({"lite0_bits": "3,5"}, "lite0_bits=3,5: give some of 3,2,4"),
+        ({"data": "image_net"}, "did you mean imagenet"),
+        ({"classes": "100"}, "classes=100: CIFAR-10 has 10"),
+        ({"small_test_images": "20000"}, "small_test_images=20000: CIFAR-10 has 10000"),
     ],
 )
 def test_impossible_settings_are_one_line(change: dict[str, str], words: str) -> None:
