@@ -171,7 +171,7 @@ class TestPicture:
     def test_slower_is_another_colour(self, tmp_path: Path) -> None:
         figure = size_latency.picture(Measured(evidence(tmp_path, speedup=0.8), "cpu"))
         gains = [text for text in figure.axes[1].texts if text.get_text().endswith("×")]
-        assert {(text.get_text(), text.get_color()) for text in gains} == {("0.80 ×", size_latency.SLOWER)}
+        assert {(text.get_text(), text.get_color()) for text in gains} == {("0.81 ×", size_latency.SLOWER)}
 
 
 def test_importing_the_target_imports_neither_torch_nor_onnxruntime() -> None:
