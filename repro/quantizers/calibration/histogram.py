@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -85,17 +87,17 @@ class Histogram:
         rows = self._rows(x.detach().float())
         if rows.numel() == 0:
             return
-        low, high = (v.double().cpu().numpy().reshape(-1) for v in rows.aminmax(dim=self._each))
+        low, high = (v.cpu().numpy().reshape(-1) for v in rows.aminmax(dim=self._each))
         if not (np.isfinite(low) & np.isfinite(high)).all():
             bad = int((~torch.isfinite(rows)).sum())
             raise CalibrationError(f"{bad} of {rows.numel()} values are NaN or infinite: a range needs finite values")
-        largest = np.maximum(high, -low if self.signed else 0)
+        largest = np.maximum(high, -low if self.signed else 0).astype(np.float64)
         first = len(self.counts) == 0  # nothing to move into wider bins
         if first:
             self._begin(len(rows), x.device)
         if first or (largest > self.largest.numpy()).any():
             doublings = self._grow_to(torch.from_numpy(largest))
-            if not first:
+            if not first and doublings.any():
                 self._double(doublings)
         self._count(rows)
 
@@ -115,14 +117,6 @@ class Histogram:
         if len(self.counts) not in (0, len(rows)):
             raise CalibrationError(f"{len(rows)} channels where earlier batches had {len(self.counts)}")
         return rows.contiguous()
-
-    def _runs(self, n: int) -> tuple[np.ndarray, int]:
-        """What is counted of a row of n values: where each run of neighbours starts, int64, and how long it is."""
-        groups = n // (RUN * self.every)
-        if self.every == 1 or groups < self.every:
-            return np.zeros(1, np.int64), n
-        group = np.arange(groups)
-        return (group * self.every + group % self.every) * RUN, RUN
 
     def _begin(self, channels: int, device: torch.device) -> None:
         self.counts = torch.zeros(channels, self.bins, dtype=torch.int64, device=device)
@@ -148,13 +142,13 @@ class Histogram:
         if rows.device.type == "cpu":
             from repro.quantizers.calibration.kernels import count
 
-            runs, length = self._runs(rows.shape[1])
+            runs, length = _runs(rows.shape[1], self.every)
             count(rows.numpy(), runs, length, scale, self.signed, self.counts.numpy())
         else:
             self.counts += self._counted(self._sample(rows), torch.from_numpy(scale).to(rows.device))
 
     def _sample(self, rows: Tensor) -> Tensor:
-        runs, length = self._runs(rows.shape[1])
+        runs, length = _runs(rows.shape[1], self.every)
         return rows.unfold(1, length, 1)[:, torch.from_numpy(runs).to(rows.device)].flatten(1)
 
     def _counted(self, rows: Tensor, scale: Tensor) -> Tensor:
@@ -180,3 +174,13 @@ class Histogram:
         if len(self.counts) == 0:
             raise CalibrationError("no values were observed: a range needs at least one")
         return self.counts.cpu().numpy(), self.width.numpy(), self.largest.numpy()
+
+
+@cache
+def _runs(n: int, every: int) -> tuple[np.ndarray, int]:
+    """What is counted of a row of n values: where each run of neighbours starts, int64, and how long it is."""
+    groups = n // (RUN * every)
+    if every == 1 or groups < every:
+        return np.zeros(1, np.int64), n
+    group = np.arange(groups)
+    return (group * every + group % every) * RUN, RUN

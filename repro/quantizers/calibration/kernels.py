@@ -29,6 +29,7 @@ def count(
     bins = counts.shape[1]
     few = len(runs) * length <= FEW
     part, places = np.zeros((4, bins), np.uint32), np.empty(TOGETHER, np.int32)
+    first, second, third, fourth = part[0], part[1], part[2], part[3]
     lowest = np.float32(-np.inf if signed else 0)
     for row in range(len(values)):
         factor = scale[row]
@@ -42,11 +43,16 @@ def count(
                     for i in range(n):
                         counts[row, np.uint32(places[i])] += 1
                 else:
-                    for i in range(n):
-                        part[np.uint32(i) & 3, np.uint32(places[i])] += np.uint32(1)
+                    for i in range(0, n - 3, 4):
+                        first[np.uint32(places[i])] += np.uint32(1)
+                        second[np.uint32(places[i + 1])] += np.uint32(1)
+                        third[np.uint32(places[i + 2])] += np.uint32(1)
+                        fourth[np.uint32(places[i + 3])] += np.uint32(1)
+                    for i in range(n - n % 4, n):
+                        first[np.uint32(places[i])] += np.uint32(1)
         if not few:
             for b in range(bins):
-                counts[row, b] += np.int64(part[0, b]) + part[1, b] + part[2, b] + part[3, b]
+                counts[row, b] += np.int64(first[b]) + second[b] + third[b] + fourth[b]
             part[:] = 0
 
 
