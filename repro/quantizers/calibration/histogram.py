@@ -64,6 +64,8 @@ class Histogram:
         self.largest = torch.zeros(0, dtype=torch.float64)
         """(channels,): largest magnitude seen, exact."""
         self._exponent = torch.zeros(0, dtype=torch.int64)
+        self._scale = np.zeros(0, np.float32)
+        self._bounds: tuple[Tensor, Tensor] | None = None
 
     @property
     def width(self) -> Tensor:
@@ -75,7 +77,6 @@ class Histogram:
         """(channels,) int64: values counted."""
         return self.counts.sum(1)
 
-    @torch.no_grad()
     def observe(self, x: Tensor) -> None:
         """Count a batch: any shape, any float type, any device; an empty one changes nothing.
 
@@ -87,19 +88,33 @@ class Histogram:
         rows = self._rows(x.detach().float())
         if rows.numel() == 0:
             return
-        low, high = (v.cpu().numpy().reshape(-1) for v in rows.aminmax(dim=self._each))
-        if not (np.isfinite(low) & np.isfinite(high)).all():
+        low, high = rows.aminmax(dim=self._each)
+        if not self._holds(low, high):
+            self._widen(rows, low, high)
+        self._count(rows)
+
+    def _holds(self, low: Tensor, high: Tensor) -> bool:
+        """Whether values as large were seen before, not so for NaN and infinities. Asked of each batch: few operations."""
+        if self._bounds is None:
+            return False
+        least, most = self._bounds
+        return bool((low >= least).all()) and bool((high <= most).all())
+
+    def _widen(self, rows: Tensor, low: Tensor, high: Tensor) -> None:
+        """Make room for the values between `low` and `high` of each channel."""
+        if not (low.isfinite().all() and high.isfinite().all()):
             bad = int((~torch.isfinite(rows)).sum())
             raise CalibrationError(f"{bad} of {rows.numel()} values are NaN or infinite: a range needs finite values")
-        largest = np.maximum(high, -low if self.signed else 0).astype(np.float64)
+        largest = torch.maximum(high, -low) if self.signed else high.clamp(min=0)
         first = len(self.counts) == 0  # nothing to move into wider bins
         if first:
-            self._begin(len(rows), x.device)
-        if first or (largest > self.largest.numpy()).any():
-            doublings = self._grow_to(torch.from_numpy(largest))
-            if not first and doublings.any():
-                self._double(doublings)
-        self._count(rows)
+            self._begin(len(rows), rows.device)
+        doublings = self._grow_to(largest.double().cpu().reshape(-1))
+        if not first and doublings.any():
+            self._double(doublings)
+        self._scale = np.ldexp(np.float32(1), -self._exponent.numpy())
+        most = self.largest.to(low).view_as(low)
+        self._bounds = (-most if self.signed else torch.full_like(most, torch.finfo(most.dtype).min), most)
 
     @property
     def _each(self) -> int | None:
@@ -138,14 +153,13 @@ class Histogram:
         self.counts = torch.zeros_like(self.counts).scatter_add_(1, moved.to(self.counts.device), self.counts)
 
     def _count(self, rows: Tensor) -> None:
-        scale = np.ldexp(np.float32(1), -self._exponent.numpy())
         if rows.device.type == "cpu":
             from repro.quantizers.calibration.kernels import count
 
             runs, length = _runs(rows.shape[1], self.every)
-            count(rows.numpy(), runs, length, scale, self.signed, self.counts.numpy())
+            count(rows.numpy(), runs, length, self._scale, self.signed, self.counts.numpy())
         else:
-            self.counts += self._counted(self._sample(rows), torch.from_numpy(scale).to(rows.device))
+            self.counts += self._counted(self._sample(rows), torch.from_numpy(self._scale).to(rows.device))
 
     def _sample(self, rows: Tensor) -> Tensor:
         runs, length = _runs(rows.shape[1], self.every)
