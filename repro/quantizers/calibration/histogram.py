@@ -94,7 +94,7 @@ class Histogram:
         self._count(rows)
 
     def _holds(self, low: Tensor, high: Tensor) -> bool:
-        """Whether values as large were seen before, not so for NaN and infinities. Asked of each batch: few operations."""
+        """Whether values as large were seen before; not so for NaN and infinities. Few operations: every batch asks."""
         if self._bounds is None:
             return False
         least, most = self._bounds
