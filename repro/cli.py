@@ -151,10 +151,10 @@ def _changes(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]
 @click.pass_context
 def run(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: bool, **options: Any) -> int:
     """Judge what is recorded of each TARGET; with --scale, first train what is missing."""
-    from repro import evaluate, runner
+    from repro import crew, evaluate
 
     request = evaluate.Request(**options)
-    with runner.crew(request.device, request.backend) as leads:
+    with crew.joined(request.device, request.backend) as leads:
         return _run(ctx.obj, names, request, dry_run, as_json) if leads else 0
 
 

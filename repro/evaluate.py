@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from repro import datasets, hardware, progress, runner, targets
+from repro import crew, datasets, hardware, progress, runner, targets
 from repro.errors import ReproError, UsageError, suggestion
 from repro.evidence.files import write_text
 from repro.evidence.preregistration import preregistered
@@ -66,7 +66,7 @@ def check(asked: Sequence[Target], request: Request) -> None:
             raise UsageError(f"no setting {key!r}: {suggestion(key, known) if known else 'nothing is trained here'}")
     for target in asked:
         units(target, request)
-        if runner.crewed() and not getattr(target, "together", False):
+        if crew.member() and not getattr(target, "together", False):
             raise UsageError(f"{target.name} runs in one process: start it without torchrun")
     _check_device(request)
 
@@ -172,7 +172,7 @@ def _setup(target: Target, request: Request, places: Places) -> runner.Setup:
 
 
 def _workers(request: Request) -> int:
-    if runner.crewed():
+    if crew.member():
         return int(os.environ["WORLD_SIZE"])
     return request.workers or (len(hardware.cores()) if request.device == "cpu" else 1)
 

@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 """The checkout that this code runs from."""
 
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+"""Environment in which every numeric library keeps to one thread."""
 FOLDER_OPTIONS = ("--out", "--data-root")
 
 PACKAGES = (

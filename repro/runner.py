@@ -1,6 +1,6 @@
 """Runs units side by side, one pinned process each: what is recorded is skipped, what was killed goes on.
 
-Started by torchrun, its processes run one unit after the other together.
+Started by torchrun, its processes run one unit after the other together (`repro.crew`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
@@ -25,14 +25,13 @@ from time import monotonic
 from typing import Any, Literal
 
 import backends
-from repro import hardware, targets
+from repro import crew, hardware, targets
 from repro.errors import INTERNAL, ReproError, explain
 from repro.evidence.files import write_text
 from repro.evidence.records import Record, Store, pack, settings_hash
 from repro.progress import Lines, Reporter, duration, label
-from repro.targets import Context, Outcome, Target, Unit, unheard
+from repro.targets import Context, Outcome, Target, Unit
 
-ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
 SECONDS_BETWEEN_MESSAGES = 0.2
 SECONDS_BETWEEN_NOTES = 3.0
 SECONDS_TO_END = 5.0
@@ -189,7 +188,7 @@ def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: 
     """
     if not planned.todo:
         return Report(planned.skipped)
-    if crewed():
+    if crew.member():
         return _execute_together(planned, setup, limit, reporter or Lines())
     waiting = list(planned.todo[:limit])
     unfinished = {(job.unit.name, job.unit.seed) for job in waiting}
@@ -222,6 +221,22 @@ def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: 
     gone = {(unit.name, unit.seed) for unit, _ in ended}
     left = tuple(job.unit for job in planned.todo if (job.unit.name, job.unit.seed) not in gone)
     return Report(planned.skipped, tuple(ended), left)
+
+
+def _execute_together(planned: Plan, setup: Setup, limit: int | None, reporter: Reporter) -> Report:
+    jobs = planned.todo[:limit]
+    ended = []
+    reporter.begin(len(jobs))
+    with closing(reporter):
+        for job in jobs:
+            reporter.started(job.unit)
+            with _locked(setup.folder(job.unit)) as mine:
+                if not mine:
+                    raise ReproError(f"{label(job.unit)}: somebody else is running it; wait, or choose another --out")
+                end = _do(job, setup, lambda m: reporter.advanced(job.unit, m.done, m.total, m.note))  # noqa: B023
+            reporter.ended(job.unit, end.line)
+            ended.append((job.unit, end))
+    return Report(planned.skipped, tuple(ended), tuple(job.unit for job in planned.todo[len(jobs) :]))
 
 
 @contextmanager
@@ -285,9 +300,9 @@ def _for_children() -> Iterator[None]:
     started first because starting it clears the signal mask.
     """
     resource_tracker.ensure_running()
-    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    before = {name: os.environ.get(name) for name in hardware.ONE_THREAD}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    os.environ.update(hardware.ONE_THREAD)
     try:
         yield
     finally:
@@ -297,74 +312,6 @@ def _for_children() -> Iterator[None]:
             else:
                 os.environ[name] = value
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-# --- the processes of torchrun ---------------------------------------------------------------------------------------
-
-
-def crewed() -> bool:
-    """Whether this is one of the processes that torchrun started."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-@contextmanager
-def crew(device: str, backend: str | None) -> Iterator[bool]:
-    """Gives whether this process leads, as one on its own does: plans, writes and prints.
-
-    The others that torchrun started take part in every unit that the first one runs, and get False when it is done. An
-    error in any of them ends it, and torchrun then ends the others.
-    """
-    if not crewed():
-        yield True
-        return
-    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
-    if backend:
-        os.environ[backends.ENVIRONMENT_VARIABLE] = backend
-    from repro.training import distributed
-
-    distributed.join(device)
-    if distributed.leads():
-        yield True
-        distributed.told(None)
-    else:
-        while call := _heard():
-            _run_together(*call)
-        yield False
-    distributed.leave()
-
-
-def _heard() -> tuple[Unit, Context] | None:
-    """What to take part in next; nothing where the first process is done, or has ended and said why."""
-    from repro.training import distributed
-
-    try:
-        return distributed.told()
-    except RuntimeError:
-        return None
-
-
-def _run_together(unit: Unit, context: Context) -> Outcome:
-    from repro.training import distributed
-
-    outcome = targets.get(unit.target).run(unit, replace(context, device=distributed.device(context.device)))
-    distributed.wait()
-    return outcome
-
-
-def _execute_together(planned: Plan, setup: Setup, limit: int | None, reporter: Reporter) -> Report:
-    jobs = planned.todo[:limit]
-    ended = []
-    reporter.begin(len(jobs))
-    with closing(reporter):
-        for job in jobs:
-            reporter.started(job.unit)
-            with _locked(setup.folder(job.unit)) as mine:
-                if not mine:
-                    raise ReproError(f"{label(job.unit)}: somebody else is running it; wait, or choose another --out")
-                end = _do(job, setup, lambda m: reporter.advanced(job.unit, m.done, m.total, m.note))  # noqa: B023
-            reporter.ended(job.unit, end.line)
-            ended.append((job.unit, end))
-    return Report(planned.skipped, tuple(ended), tuple(job.unit for job in planned.todo[len(jobs) :]))
 
 
 # --- the child -----------------------------------------------------------------------------------------------------
@@ -422,20 +369,11 @@ def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
     started = datetime.now(UTC).isoformat(timespec="seconds")
     clock = _Clock(folder, unit.numerics, tell)
     context = Context(folder, setup.data_root, job.inputs, setup.device, setup.backend, clock.progress)
-    outcome = _outcome(unit, context)
+    outcome = crew.run(unit, context) if crew.member() else target.run(unit, context)
     clock.save()
     setup.store.write(_record(unit, outcome, target, setup, started, clock.seconds))
     _keep_only(folder, {target.artefact, _NOTE})
     return Ended("done", f"done in {duration(clock.seconds)}")
-
-
-def _outcome(unit: Unit, context: Context) -> Outcome:
-    if not crewed():
-        return targets.get(unit.target).run(unit, context)
-    from repro.training import distributed
-
-    distributed.told((unit, replace(context, progress=unheard)))
-    return _run_together(unit, context)
 
 
 def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, started: str, seconds: float) -> Record:
