@@ -14,6 +14,7 @@ from repro.adaptive.swapping import draw, student_probabilities, swapped
 from repro.adaptive.teachers import teacher, weight_distances
 from repro.networks.quantize import set_bits
 from repro.networks.switchable import TransitionalBatchNorm2d
+from repro.quantizers.dorefa import fixed_weights
 from repro.training.distillation import soft_cross_entropy
 from repro.training.streams import stream
 
@@ -40,6 +41,10 @@ class JointStep:
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> float:
         """Accumulate the gradients of one batch; gives the loss, summed over bit-widths."""
+        with fixed_weights(self.network):
+            return self._accumulated(images, labels, step)
+
+    def _accumulated(self, images: Tensor, labels: Tensor, step: int) -> float:
         progress = step / self.steps
         distances = (
             weight_distances(self.network, self.widths) if self.recipe.soft_target in ("nearest", "selected") else {}
@@ -97,6 +102,10 @@ class MixedStep:
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> float:
         """Accumulate the gradients of one batch; gives the loss, summed over passes."""
+        with fixed_weights(self.network):
+            return self._accumulated(images, labels, step)
+
+    def _accumulated(self, images: Tensor, labels: Tensor, step: int) -> float:
         generator = stream(self.seed, "bits", step)
         total = 0.0
         for _ in self.widths:

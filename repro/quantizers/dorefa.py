@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from backends import Scaler
 from backends.autograd import fake_quantize
@@ -48,24 +53,42 @@ class DoReFaWeight(nn.Module):
         self.bits = bits
         self.realign_in_graph = realign_in_graph
         self.scaler = scaler
+        self.kept: list[tuple[Tensor, Tensor, Tensor]] | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.bits is None:
             return weight
+        if self.realign_in_graph or self.scaler.name != "ste":
+            return self.quantized(*self.stored(weight)[1:])[0]
+        return _StraightThrough.apply(weight, self)
+
+    def stored(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What all bit-widths share: tanh(w), max|tanh w| and h."""
         squashed = weight.tanh()
         largest = squashed.abs().amax()
-        # An all-zero weight must not become 0/0: its largest is replaced by 1 and the result by zeros below.
-        divisor = torch.where(largest > 0, largest, 1.0)
         if not self.realign_in_graph:
-            divisor = divisor.detach()
-        stored = fake_quantize(HIGHEST * (squashed / (2 * divisor) + 0.5), 1.0, 0.0, float(HIGHEST), scaler=self.scaler)
+            largest = largest.detach()
+        share = (squashed / _divisor(largest)).add_(0.5).mul_(HIGHEST)
+        return squashed, largest, fake_quantize(share, 1.0, 0.0, float(HIGHEST), scaler=self.scaler)
+
+    def quantized(self, largest: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
+        """w_q at the present bit-width, and its slope over l; both 0 where all weights, or all of l, are 0."""
         prefix = self._prefix(stored)
         total = prefix.sum()
         ratio = stored.sum() / torch.where(total > 0, total, 1.0)
         if not self.realign_in_graph:
             ratio = ratio.detach()
-        quantized = prefix * (ratio * (2 / HIGHEST)) - 1
-        return torch.where((largest > 0) & (total > 0), quantized, 0.0)
+        alive = (largest > 0) & (total > 0)
+        slope = torch.where(alive, ratio * (2 / HIGHEST), 0.0)
+        return (prefix * slope).sub_(alive.to(slope.dtype)), slope
+
+    def once(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `stored`; within `fixed_weights` it is worked out for the first bit-width alone."""
+        if self.kept is None:
+            return self.stored(weight)
+        if not self.kept:
+            self.kept.append(self.stored(weight))
+        return self.kept[0]
 
     def _prefix(self, stored: Tensor) -> Tensor:
         """floor(h / d) d for integer h: rint((h - (d - 1)/2) / d) d."""
@@ -78,3 +101,42 @@ class DoReFaWeight(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
+
+
+def _divisor(largest: Tensor) -> Tensor:
+    """2 max|tanh w|, and 2 where all weights are 0, lest they become 0/0."""
+    return 2 * torch.where(largest > 0, largest, 1.0)
+
+
+class _StraightThrough(torch.autograd.Function):
+    """w_q with the gradient that autograd gives where max|tanh w| and mean(h)/mean(l) are constants, bit for bit.
+
+    dw = g (dw_q/dl) 255 / (2 max|tanh w|) (1 - tanh(w)^2)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, quantizer: DoReFaWeight) -> Tensor:
+        squashed, largest, stored = quantizer.once(weight.detach())
+        quantized, slope = quantizer.quantized(largest, stored)
+        ctx.save_for_backward(squashed, largest, slope)
+        return quantized
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        squashed, largest, slope = ctx.saved_tensors
+        of_share = (grad * slope).mul_(HIGHEST).div_(_divisor(largest))
+        return torch.ops.aten.tanh_backward(of_share, squashed), None
+
+
+@contextmanager
+def fixed_weights(network: nn.Module) -> Iterator[None]:
+    """Within: no weight of `network` changes; every `DoReFaWeight` works out once what its bit-widths share."""
+    quantizers = [module for module in network.modules() if isinstance(module, DoReFaWeight)]
+    for quantizer in quantizers:
+        quantizer.kept = []
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.kept = None

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from repro.quantizers import DoReFaWeight
+from repro.quantizers.dorefa import fixed_weights
 
 WIDTHS = (8, 7, 6, 5, 4, 3, 2, 1)
 
@@ -83,3 +84,49 @@ def test_realignment_in_the_graph_is_another_gradient() -> None:
 def test_full_precision_is_the_weight_itself() -> None:
     weight = torch.randn(3, generator=torch.Generator().manual_seed(0))
     assert DoReFaWeight(None)(weight) is weight
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+@pytest.mark.parametrize("shape", [(7,), (64, 32, 3, 3)])
+def test_the_closed_gradient_is_that_of_autograd_bit_for_bit(bits: int, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(bits)
+    quantizer = DoReFaWeight(bits, realign_in_graph=False)
+    weight, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    _, largest, stored = quantizer.stored(weight)
+    values, _ = quantizer.quantized(largest, stored)
+    (expected,) = torch.autograd.grad(values, weight, grad)
+    closed = quantizer(weight)
+    assert torch.equal(closed, values)
+    assert torch.equal(torch.autograd.grad(closed, weight, grad)[0], expected)
+
+
+def test_what_bit_widths_share_is_worked_out_once_within_fixed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+
+    def counted(quantizer: DoReFaWeight, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        nonlocal calls
+        calls += 1
+        return stored(quantizer, weight)
+
+    stored = DoReFaWeight.stored
+    monkeypatch.setattr(DoReFaWeight, "stored", counted)
+    quantizer = DoReFaWeight(realign_in_graph=False)
+    weight = torch.randn(16, 8, requires_grad=True)
+
+    def at_each_width() -> list[torch.Tensor]:
+        found = []
+        for quantizer.bits in WIDTHS:
+            weight.grad = None
+            quantizer(weight).square().sum().backward()
+            found += [quantizer(weight).detach(), weight.grad]
+        return found
+
+    outside = at_each_width()
+    assert calls == 2 * len(WIDTHS)
+    with fixed_weights(quantizer):
+        within = at_each_width()
+    assert calls == 2 * len(WIDTHS) + 1
+    assert all(map(torch.equal, within, outside))
+    with torch.no_grad():
+        weight.mul_(-2)
+    assert not torch.equal(quantizer(weight), within[-2])
