@@ -14,7 +14,8 @@ STAMP := .venv/pyproject.toml
 .PHONY: help all test bench status lint clean environment contest distillation identification ptq size_latency
 
 help: ## this list
-	@echo "make table1 .. table4, figure2   run what has no record at a scale, and show published, committed and own values"
+	@echo "make table1 .. table4, figure2, figure4, contest, identification, ptq, distillation, size_latency"
+	@echo "                                 run what has no record at a scale, and show published, committed and own values"
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' Makefile | while IFS='|' read -r name what; do printf '%-33s%s\n' "$$name" "$$what"; done
 	@echo "Variables: SCALE=smoke|cpu|gpu|paper, WORKERS=n, SEEDS=n, ARGS='any other option', as in: make table1 SCALE=cpu WORKERS=2"
 

@@ -154,6 +154,7 @@ def run(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: bool
     from repro import crew, evaluate
 
     request = evaluate.Request(**options)
+    evaluate.check_device(request)
     with crew.joined(request.device, request.backend) as leads:
         return _run(ctx.obj, names, request, dry_run, as_json) if leads else 0
 
@@ -279,9 +280,7 @@ def data(names: tuple[str, ...], data_root: Path | None) -> None:
 
 @cli.command()
 @click.option("--network", default="efficientnet_lite0", show_default=True, help="A pretrained network.")
-@click.option(
-    "--method", default="entropy", show_default=True, help="max, percentile, entropy, mse, or a registered one."
-)
+@click.option("--method", default="entropy", show_default=True, help="max, percentile, entropy or mse: of inputs.")
 @click.option("--bits", type=click.IntRange(2, 8), default=8, show_default=True, help="Width of weights and inputs.")
 @click.option("--weights", type=click.Choice(["channel", "tensor"]), default="channel", show_default=True)
 @click.option("--images", type=click.IntRange(2, 10_000), default=64, show_default=True, help="CIFAR-10 images to use.")
@@ -292,8 +291,10 @@ def calibrate(
     network: str, method: str, bits: int, weights: str, images: int, data_root: Path | None, as_json: bool
 ) -> None:
     """Ranges of a pretrained network that is not trained again, and what they cost it."""
+    from repro import evaluate
     from repro.ptq import once
 
+    evaluate.check_backend(os.environ.get("REPRO_BACKEND"), "cpu")
     found = once.calibrated(once.Cell(network, bits, weights, method), images, data_root, say)
     if as_json:
         _print_json(found.as_json())

@@ -27,6 +27,7 @@ from repro.adaptive.methods import BITS, FLOAT, METHODS, Method, Recipe
 from repro.adaptive.problems import HELD_OUT_CIFAR10, RESNET18, Problem
 from repro.adaptive.settings import SETTINGS, START, Setting, check
 from repro.adaptive.table import own_settings
+from repro.errors import UsageError
 from repro.evidence.claims import STATES, Contrast, Row, judge_contrast
 from repro.evidence.files import write_text
 from repro.evidence.intervals import Interval, mean_sd, paired_difference, pairing, simultaneous
@@ -57,6 +58,8 @@ EXPLORATORY = (
 ARMS = {arm.name: arm for arm in (*CONFIRMATORY, *EXPLORATORY)}
 HALF = Setting("swap_start_half", 0.5, 0, 1, "`coquant_half`: probability that a block is the student's, at the start")
 FEWER = Setting("exploratory_seeds", 8, 1, 1000, "seeds of the exploratory arms; no unit depends on it")
+KEPT = 45_000
+"""Training images beside those held out for validation."""
 GAINS, EQUALS = "gains_over_distillation", "equals_distillation"
 
 
@@ -81,6 +84,8 @@ class Contest:
     def units(self, scale: str, seeds: int, settings: Mapping[str, Scalar]) -> list[Unit]:
         """Every confirmatory arm at seed 0, then at seed 1, and so on; the exploratory arms after all of these."""
         check({name: value for name, value in settings.items() if name in SETTINGS})
+        if settings["train_images"] > KEPT:  # type: ignore[operator]
+            raise UsageError(f"train_images={settings['train_images']}: {KEPT} are left beside those held out")
         for setting in (HALF, FEWER):
             setting.check(settings[setting.name])
         fewer = min(seeds, int(settings[FEWER.name] or 0))
@@ -93,7 +98,7 @@ class Contest:
         names = [*PROBLEM.settings, *START, "test_once"]
         if arm is None:
             return Unit(self.name, scale, FLOAT, seed, {name: settings[name] for name in names}, NUMERICS)
-        names += [*own_settings(arm), *(["matched_loss"] if _recipe(arm).soft_target else [])]
+        names += [*own_settings(arm), *(["matched_loss"] if arm.recipe.soft_target and arm.recipe.soft_loss else [])]
         own = {name: settings[name] for name in names}
         if arm.name == "coquant_half":
             own["swap_start"] = settings[HALF.name]
@@ -109,12 +114,11 @@ class Contest:
 
         if unit.name == FLOAT:
             return experiment.run(unit, context, PROBLEM)
-        recipe = _recipe(ARMS[unit.name])
+        recipe = ARMS[unit.name].recipe
         settings: dict[str, Any] = scale(**unit.settings)
-        steps = settings["epochs"] * (settings["train_images"] // settings["batch"])
         shared = METHODS["any_precision" if recipe.clip == "shared" else "adabits"]
 
-        def step(network: nn.Module) -> JointStep:
+        def step(network: nn.Module, steps: int) -> JointStep:
             return JointStep(network, BITS, recipe, settings, steps, unit.seed)
 
         return experiment.run(replace(unit, name=shared.name), context, PROBLEM, step)
@@ -154,11 +158,6 @@ def _scale(**changed: Scalar) -> dict[str, Scalar]:
     return {**{name: SETTINGS[name].default for name in names}, **fixed, **own, **changed}
 
 
-def _recipe(arm: Method) -> Recipe:
-    assert arm.recipe is not None
-    return arm.recipe
-
-
 def _differences(evidence: Evidence, scale: str) -> dict[str, Interval | None]:
     """Each confirmatory arm less the control, over the seeds that all of them have; one interval for all at once."""
     import numpy as np
@@ -190,19 +189,21 @@ def _rows(evidence: Evidence, scale: str, differences: Mapping[str, Interval | N
                 column=plan["column"],
                 state=state,
                 reason=reason,
-                **_judged(claim, found),
+                **_judged(claim, found, state == "ok"),
             )
             for claim in claims
         ]
     return rows
 
 
-def _judged(claim: Contrast, found: Interval | None) -> dict[str, Any]:
-    """The columns of a `Row` that a difference gives; without a bounded interval nothing is decided."""
+def _judged(claim: Contrast, found: Interval | None, complete: bool) -> dict[str, Any]:
+    """The columns of a `Row` that a difference gives; there is no verdict before all planned seeds are there."""
     if found is None:
         return {"margin": claim.margin, "n": 0}
     d, low, high, sd, n = found
-    verdict = "inconclusive" if low is None or high is None else judge_contrast(claim, low, high)
+    verdict = ""
+    if complete:
+        verdict = "inconclusive" if low is None or high is None else judge_contrast(claim, low, high)
     return {"ours": d, "sd": sd, "n": n, "low": low, "high": high, "margin": claim.margin, "verdict": verdict}
 
 
@@ -229,7 +230,7 @@ def _section(name: str, evidence: Evidence, scale: str) -> str:
     shown = ", ".join(f"{key} {value}" for key, value in sorted(settings.items()) if key != "swap_start")
     return (
         f"## Runs: {name}\n\n{markdown_table(header, lines, 'll' + 'r' * 7 + 'll' + 'rr')}\n"
-        f"`{scale}`: {REDUCED[scale]}; accuracies on {where}; {shown}.\n"
+        f"`{scale}`: {REDUCED[scale]}; {evidence.study(scale)}; accuracies on {where}; {shown}.\n"
     )
 
 
@@ -261,8 +262,8 @@ CAPTION = """\
 ResNet18 on CIFAR-10 at half size. Top-1 accuracy in percent after the last epoch, mean and standard deviation over
 seeds; each seed has an FP32 start of its own, shared by all arms. The gain is the arm less plain distillation from the
 highest bit-width, by seed; the intervals of the confirmatory arms cover together. *gains*: the interval lies above 0;
-*equal*: it lies inside the margin. The seminar prints no number for plain distillation: question, arms and margin are
-ours.
+*equal*: it lies inside the margin; neither is said before all planned seeds are recorded. The seminar prints no number
+for plain distillation: question, arms and margin are ours.
 """
 
 TARGET = Contest()

@@ -68,14 +68,15 @@ def check(asked: Sequence[Target], request: Request) -> None:
         units(target, request)
         if crew.member() and not getattr(target, "together", False):
             raise UsageError(f"{target.name} runs in one process: start it without torchrun")
-    _check_device(request)
+    check_device(request)
 
 
 def _scales(target: Target, request: Request) -> list[str]:
     return [scale for scale in target.scales if request.scale in (None, scale)]
 
 
-def _check_device(request: Request) -> None:
+def check_device(request: Request) -> None:
+    """Raise `ReproError` for a device that there is none of, or a backend that it has not."""
     kind, _, number = request.device.partition(":")
     if kind not in ("cpu", "cuda") or not (number.isdigit() or request.device == kind):
         raise UsageError(f"no device {request.device!r}: {suggestion(kind, ('cpu', 'cuda'))}")
@@ -84,15 +85,23 @@ def _check_device(request: Request) -> None:
 
         if not torch.cuda.is_available() or int(number or 0) >= torch.cuda.device_count():
             raise ReproError(f"no device {request.device} on this machine; leave out --device, or say --device cpu")
-    if request.backend:
-        import backends
+    if request.scale and request.backend == "reference":
+        raise UsageError("backend reference has no gradients: nothing can be trained with it; leave out --backend")
+    check_backend(request.backend, request.device)
 
-        try:
-            backends.get(request.backend, request.device)
-        except backends.UnknownNameError as error:
-            raise UsageError(str(error)) from error
-        except backends.BackendUnavailableError as error:
-            raise ReproError(str(error)) from error
+
+def check_backend(name: str | None, device: str) -> None:
+    """Raise `ReproError` for a backend that there is not, or that cannot compute on the device; None is automatic."""
+    if not name:
+        return
+    import backends
+
+    try:
+        backends.get(name, device)
+    except backends.UnknownNameError as error:
+        raise UsageError(str(error)) from error
+    except backends.BackendUnavailableError as error:
+        raise ReproError(str(error)) from error
 
 
 def units(target: Target, request: Request) -> list[Unit]:

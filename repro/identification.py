@@ -130,7 +130,6 @@ class Identification:
             return experiment.run(unit, context, PROBLEMS[name])
         recipe = unit_of(method)[0].recipe
         (folder,) = context.inputs.values()
-        assert recipe is not None
         return experiment.run(
             unit, replace(context, inputs={recipe.start: folder}), PROBLEMS[name], weight=weight_of(scheme[0])
         )

@@ -268,8 +268,13 @@ class _Worker:
     def give(self, job: Job) -> Connection:
         if not self.process.is_alive():
             self.start()
+        try:
+            self.connection.send(job)
+        except OSError:  # it died just now
+            self.process.join()
+            self.start()
+            self.connection.send(job)
         self.busy = True
-        self.connection.send(job)
         return self.connection
 
     def hear(self) -> Advanced | Ended:

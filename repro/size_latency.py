@@ -381,7 +381,8 @@ Each network as an ONNX file in FP32 and in INT8 (static quantization, weights i
 tensor): what the files weigh, and what a batch takes on the CPU; median with the 20th and the 80th percentile, FP32
 and INT8 in turns. *Smaller* and *faster* are FP32 / INT8, the latter within a round. The seminar shows such charts for
 EfficientNet-B2 and prints no number in its text: these are ours, of this machine, and not comparable with print.
-*INT8 convolutions*: the share that the runtime really computes in integers.
+*INT8 convolutions*: the share that the runtime really computes in integers. The tables show medians over processes;
+claims are judged on the mean over processes, with its t interval.
 """
 
 TARGET = SizeLatency()

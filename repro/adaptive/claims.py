@@ -153,9 +153,7 @@ class Measured:
         """The worst state of the units that measure these methods, and its reason."""
         found: list[tuple[State, str]] = [("ok", "")]
         for method in methods:
-            if not self.scale or METHODS[method].recipe is None:
-                found.append(("missing", "not built yet"))
-            found += [self.evidence.state(self.scale, unit) for unit, _ in METHODS[method].units() if self.scale]
+            found += [self.evidence.state(self.scale, unit) for unit, _ in METHODS[method].units()]
         return max(found, key=lambda pair: STATES.index(pair[0]))
 
     def rows(self) -> list[Row]:
@@ -179,7 +177,7 @@ class Measured:
     ) -> Row:
         margin = self.evidence.preregistered["margins"][column]
         judged = judge_number(printed, ours, margin, self.scale) if ours else Judged("", margin=margin)
-        state, reason = self.state(method)
+        state, reason = self.state(method, *([INDIVIDUAL] if claim == DELTA_B else []))
         return Row(
             target=self.printed.target,
             claim=claim,

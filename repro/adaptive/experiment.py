@@ -38,13 +38,13 @@ def run(
     unit: Unit,
     context: Context,
     problem: Problem,
-    step_of: Callable[[nn.Module], Step] | None = None,
+    step_of: Callable[[nn.Module, int], Step] | None = None,
     weight: Callable[[], nn.Module] | None = None,
 ) -> Outcome:
     """Run `unit` in `context.folder`, resuming what a killed run left there, and leave the network as its artefact.
 
-    `step_of(network)` is the step that a quantized network is trained with in place of its method's, `weight()` the
-    quantizer of a weight in place of the nested one.
+    `step_of(network, steps in all)` is the step that a quantized network is trained with in place of its method's,
+    `weight()` the quantizer of a weight in place of the nested one.
     """
     # Defaults stand in for settings that this unit does not depend on.
     settings: dict[str, Any] = scale(**unit.settings)
@@ -53,7 +53,6 @@ def run(
         network: nn.Module = float_network(problem, settings, unit.seed).to(context.device)
         return _finish(network, _train_float(network, data, unit, context), data, context)
     method, bits = unit_of(unit.name)
-    assert method.recipe is not None
     network = _started(method.recipe, context.inputs[method.recipe.start] / ARTEFACT, data, weight)
     if method.recipe.trained:
         return _finish(network, _train(network, method.recipe, bits, data, unit, context, step_of), data, context)
@@ -175,7 +174,7 @@ def _train(
     data: _Data,
     unit: Unit,
     context: Context,
-    step_of: Callable[[nn.Module], Step] | None,
+    step_of: Callable[[nn.Module, int], Step] | None,
 ) -> History:
     """Train a quantized network at its bit-widths, and evaluate it at each after every epoch."""
     settings = data.settings
@@ -185,7 +184,7 @@ def _train(
     step: Step
     set_bits(network, widths[0])
     if step_of:
-        step = step_of(network)
+        step = step_of(network, training.steps)
     elif recipe.random_bits:
         step = MixedStep(network, widths, settings, training.steps, unit.seed)
     else:

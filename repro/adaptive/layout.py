@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from repro.adaptive.claims import Arithmetic, Measured
 from repro.adaptive.methods import INDIVIDUAL, METHODS, Method, methods
 from repro.evidence.claims import Row
-from repro.evidence.intervals import mean_sd, rank_correlation
+from repro.evidence.intervals import Interval, mean_sd, rank_correlation
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table, mean_text
@@ -37,14 +37,15 @@ def page(title: str, printed: PublishedTable, sources: Mapping[str, Evidence], r
     parts = [
         f"# {title}\n\n",
         f"{printed.source}, read from: {printed.read_from}. Top-1 accuracy in percent; "
-        "ours as mean over seeds with the standard deviation where there are several.\n\n",
+        "ours as mean over seeds with the standard deviation where there are several, Delta_B with its 95 % "
+        "interval.\n\n",
         _table(printed, measured),
         *_scales(measured),
         *_order(printed, measured),
         "\n## Does the print follow from itself?\n\n",
         _arithmetic(printed),
         *_third_party(printed),
-        *_patterns(rows, measured),
+        *_patterns(rows, next(iter(sources.values()))),
     ]
     return "".join(parts)
 
@@ -83,7 +84,13 @@ def _cells(printed: PublishedTable, runs: Measured, method: Method) -> list[str]
     seeds = [list(runs.accuracy(method, bits).values()) for bits in printed.bits]
     delta = runs.delta_b(method)
     cells = [mean_text(*mean_sd(values)) if values else "–" for values in seeds]
-    return [*cells, mean_text(delta.estimate, delta.sd) if delta else "–"]
+    return [*cells, _interval(delta) if delta else "–"]
+
+
+def _interval(delta: Interval) -> str:
+    """Delta_B with its 95 % interval, as far as it has one."""
+    span = f" ({delta.low:.1f} to {delta.high:.1f})" if delta.low is not None and delta.high is not None else ""
+    return f"{delta.estimate:.1f}{span}"
 
 
 def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
@@ -94,10 +101,7 @@ def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
         settings = dict(sorted({k: v for record in records for k, v in record.settings.items()}.items()))
         seeds = len({record.seed for record in records})
         shown = ", ".join(f"{key} {value}" for key, value in settings.items())
-        study = runs.evidence.preregistered.get("study", "exploratory")
-        earlier = sum(record.scale == runs.scale for record in runs.evidence.unregistered)
-        if earlier:
-            study = f"exploratory, {earlier} of {len(records)} records made under another plan than today's"
+        study = runs.evidence.study(runs.scale)
         lines.append(f"\n`{name}`: {REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}; {shown}.\n")
     if lines and not any(runs.scale in ("gpu", "paper") for _, runs in measured):
         lines.append("\nAt these scales a difference to the print is shown without a verdict.\n")
@@ -166,10 +170,9 @@ def _third_party(printed: PublishedTable) -> list[str]:
     ]
 
 
-def _patterns(rows: Sequence[Row], measured: Sequence[tuple[str, Measured]]) -> list[str]:
+def _patterns(rows: Sequence[Row], evidence: Evidence) -> list[str]:
     """Each pattern on the print and at every scale: the contrast that binds, its interval, the verdict."""
-    evidence = [runs.evidence for _, runs in measured]
-    statements = {p.name: p.statement for e in evidence[:1] for p in patterns(e.preregistered)}
+    statements = {pattern.name: pattern.statement for pattern in patterns(evidence.preregistered)}
     judged = [row for row in rows if row.kind == "pattern"]
     if not judged:
         return []

@@ -46,17 +46,28 @@ class Recipe:
     swapped: bool = False
     random_bits: bool = False
 
+    def __post_init__(self) -> None:
+        if self.random_bits and self.soft_target:
+            raise UsageError(f"a recipe with random_bits has no teacher: leave out soft_target={self.soft_target!r}")
+        for choice, unused in (
+            ("swapped=True", self.swapped),
+            ("hard_target=False", not self.hard_target),
+            ("soft_loss=False", not self.soft_loss),
+        ):
+            if unused and not self.soft_target:
+                raise UsageError(f"a recipe with {choice} needs a teacher: name a soft_target")
+
 
 @dataclass(frozen=True)
 class Method:
-    """A row: its name in the data, its label in print, and its recipe; None where it is not built yet.
+    """A row: its name in the data, its label in print, and its recipe.
 
     `origin` is empty for a row of the paper; else it says whose it is: `ours`, or the package that registers it.
     """
 
     name: str
     label: str
-    recipe: Recipe | None = None
+    recipe: Recipe
     origin: str = ""
 
     @property
@@ -70,7 +81,7 @@ class Method:
 
     def unit(self, bits: int) -> str:
         """Name of the unit that measures this method at a bit-width."""
-        return f"{self.name}_{bits}" if self.recipe and self.recipe.per_bit else self.name
+        return f"{self.name}_{bits}" if self.recipe.per_bit else self.name
 
     def units(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """Its units with the bit-widths each measures.
@@ -80,8 +91,6 @@ class Method:
         >>> METHODS["dq32"].units()
         (('dq32', (8, 6, 4, 2)),)
         """
-        if self.recipe is None:
-            return ()
         if self.recipe.per_bit:
             return tuple((self.unit(bits), (bits,)) for bits in BITS)
         return ((self.name, BITS),)
@@ -123,15 +132,18 @@ METHODS = {method.name: method for method in _ROWS}
 def methods() -> Mapping[str, Method]:
     """All rows by name: those of the paper, ours, and those that installed packages register under `repro.methods`.
 
-    Raises `UsageError`, naming the package, for one that is no `Method` with a recipe, whose name is taken, or that
+    Raises `UsageError`, naming the package, for one that is no `Method`, whose name is taken, or that
     starts from a unit that is not there.
     """
     found = dict(METHODS)
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         package = point.dist.name if point.dist else point.value
-        method = point.load()
-        if not isinstance(method, Method) or method.recipe is None:
-            raise UsageError(f"{package} registers {point.name!r} under {ENTRY_POINTS}: it is no Method with a recipe")
+        try:
+            method = point.load()
+        except Exception as error:
+            raise UsageError(f"{package}: {point.name!r} under {ENTRY_POINTS} cannot be loaded: {error}") from error
+        if not isinstance(method, Method):
+            raise UsageError(f"{package} registers {point.name!r} under {ENTRY_POINTS}: it is no Method")
         starts = {FLOAT, *(unit for known in found.values() for unit, _ in known.units())}
         if method.name in starts | found.keys():
             raise UsageError(f"{package} registers a method {method.name!r}: there is one of this name")

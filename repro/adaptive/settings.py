@@ -101,3 +101,6 @@ def check(settings: Mapping[str, Scalar]) -> None:
     batch, images = settings["batch"], settings.get("train_images")
     if images is not None and batch > images:  # type: ignore[operator]
         raise UsageError(f"batch={batch}: give at most train_images={images}")
+    calibration = settings.get("bn_images")
+    if calibration is not None and batch > calibration:  # type: ignore[operator]
+        raise UsageError(f"bn_images={calibration}: give at least batch={batch}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -41,7 +41,7 @@ class AdaptiveTable:
 
     Attributes:
         name: `table1` .. `table4`, which names its printed numbers too.
-        problem: its network and data; None where nothing is trained yet.
+        problem: its network and data.
         changes: of the settings' defaults, by scale.
         seeds: their number, by scale.
         ours: scales at which the rows that are ours are run too, after all that are printed.
@@ -52,9 +52,9 @@ class AdaptiveTable:
 
     name: str
     title: str
-    problem: Problem | None = None
-    changes: Mapping[str, Mapping[str, Scalar]] = field(default_factory=dict)
-    seeds: Mapping[str, int] = field(default_factory=dict)
+    problem: Problem
+    changes: Mapping[str, Mapping[str, Scalar]]
+    seeds: Mapping[str, int]
     ours: tuple[str, ...] = ()
     stand_ins: Mapping[str, StandIn] = field(default_factory=dict)
     kind: str = "table"
@@ -70,7 +70,6 @@ class AdaptiveTable:
         """The problem that is run at a scale: the table's, or one that stands in for it."""
         if scale in self.stand_ins:
             return self.stand_ins[scale].problem
-        assert self.problem is not None
         return self.problem
 
     def data_of(self, unit: Unit) -> Mapping[str, Mapping[str, int]]:
@@ -104,8 +103,7 @@ class AdaptiveTable:
         units = {FLOAT: start}
         for method in rows:
             for name, _ in method.units():
-                assert method.recipe is not None
-                own = {key: settings[key] for key in own_settings(method)}
+                own = {key: settings[key] for key in own_settings(method)} | _recipe_of(method)
                 before = units[method.recipe.start]
                 units[name] = Unit(
                     self.name, scale, name, seed, {**before.settings, **own}, NUMERICS, (before.name,)
@@ -124,7 +122,7 @@ class AdaptiveTable:
 
     def _for_want_of_data(self, row: Row) -> Row:
         """What is missing is missing because of the data where these have to be put there by hand."""
-        if row.state != "missing" or not self.problem or not self.problem.data.by_hand:
+        if row.state != "missing" or not self.problem.data.by_hand:
             return row
         return replace(row, reason=f"data: {self.problem.data.by_hand}")
 
@@ -150,13 +148,19 @@ class AdaptiveTable:
         return self._page(sources, self.rows(committed))
 
 
+def _recipe_of(method: Method) -> dict[str, Scalar]:
+    """Of a row of a user's, whose recipe may change under its name: what it is made of, kept with its results."""
+    if method.origin in ("", OURS):
+        return {}
+    return {f"recipe_{name}": value for name, value in asdict(method.recipe).items()}
+
+
 def own_settings(method: Method) -> Iterator[str]:
     """Settings that a method depends on beside those of its start."""
     recipe = method.recipe
-    assert recipe is not None
     groups = {
         TRAINED: recipe.trained,
-        SOFT_TARGET: recipe.soft_target is not None,
+        SOFT_TARGET: recipe.soft_target is not None and recipe.soft_loss,
         SELECTED: recipe.soft_target == "selected",
         SWAPPED: recipe.swapped,
         RANDOM_BITS: recipe.random_bits,

@@ -107,7 +107,7 @@ class Pairing(NamedTuple):
     n: int
     """Seeds that both arms have."""
     correlation: float | None
-    """Between the arms, over seeds; `None` with fewer than two seeds or where an arm does not vary."""
+    """Between the arms, over seeds; `None` with fewer than three seeds or where an arm does not vary."""
     variance_ratio: float | None
     """Var(a - b) / (Var a + Var b): below 1, pairing helps; `None` where the correlation is."""
 
@@ -121,7 +121,7 @@ def pairing(a: Mapping[int, float], b: Mapping[int, float]) -> Pairing:
     """
     seeds = sorted(a.keys() & b.keys())
     x, y = [a[seed] for seed in seeds], [b[seed] for seed in seeds]
-    if len(seeds) < 2 or min(x) == max(x) or min(y) == max(y):
+    if len(seeds) < 3 or min(x) == max(x) or min(y) == max(y):
         return Pairing(len(seeds), None, None)
     difference = statistics.variance([p - q for p, q in zip(x, y, strict=True)])
     ratio = difference / (statistics.variance(x) + statistics.variance(y))

@@ -39,7 +39,10 @@ def patterns(preregistered: Mapping[str, Any]) -> list[Pattern]:
 def _terms(text: str) -> dict[Place, float]:
     """Cells of a contrast `row@column` or `row@column - row@column` with their coefficients."""
     coefficients: dict[Place, float] = {}
-    for sign, place in zip((1, -1), text.split(" - "), strict=False):
+    places = text.split(" - ")
+    if len(places) > 2:
+        raise ValueError(f"contrast {text!r}: give one cell, or two with a minus between")
+    for sign, place in zip((1, -1), places, strict=False):
         row, column = place.split("@")
         coefficients[row, column] = sign
     return coefficients

@@ -376,6 +376,14 @@ class Evidence:
         plan = section_hash(dict(self.preregistered))
         return tuple(record for record in self.records if record.preregistration != plan)
 
+    def study(self, scale: str) -> str:
+        """`confirmatory` or `exploratory`, as planned; exploratory too where records came before the present plan."""
+        earlier = sum(record.scale == scale for record in self.unregistered)
+        if not earlier:
+            return str(self.preregistered.get("study", "exploratory"))
+        count = sum(record.scale == scale for record in self.records)
+        return f"exploratory, {earlier} of {count} records made under another plan than today's"
+
     @cached_property
     def _by_unit(self) -> dict[tuple[str, str], dict[int, Record]]:
         found: dict[tuple[str, str], dict[int, Record]] = {}

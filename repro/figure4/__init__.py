@@ -124,7 +124,7 @@ class Figure4:
     name: str = "figure4"
     title: str = "Mixed gradient scalers for weights and activations"
     kind: str = "figure"
-    needs: tuple[str, ...] = ("cifar10", "efficientnet_lite0")
+    needs: tuple[str, ...] = ("cifar10", "efficientnet_lite0", "imagenet")
     artefact: str = "network.pt"
     values_unit: str = "% (top1, top1_bn, oscillation), steps (weight_error)"
     scales: Mapping[str, Mapping[str, Scalar]] = field(default_factory=lambda: SCALES)
@@ -345,7 +345,10 @@ def _deltas(settings: Mapping[str, Scalar]) -> list[float]:
         deltas = [float(text) for text in str(settings["deltas"]).split(",")] if settings["deltas"] else []
     except ValueError:
         raise UsageError(f"deltas={settings['deltas']}: give numbers, like 5e-4,5e-2, or none") from None
-    return [delta for delta in dict.fromkeys(deltas) if delta != settings["delta"]]
+    names = {Cell(MAIN, *EWGS).unit("", delta): delta for delta in deltas}
+    if len(names) < len(set(deltas)):
+        raise UsageError(f"deltas={settings['deltas']}: give numbers that differ in their first digit or magnitude")
+    return [delta for delta in names.values() if delta != settings["delta"]]
 
 
 def _check(network: Network, own: Mapping[str, Scalar], settings: Mapping[str, Scalar]) -> None:

@@ -68,8 +68,19 @@ class Ours:
         """Widths that it is trained at."""
 
     def cells(self, bits: int) -> list[Cell]:
-        """The released pairs at a width, then whatever else is recorded of it."""
+        """The released pairs at a width."""
         return [cell for cell in printed() if cell.bits == bits]
+
+    def others(self) -> list[Cell]:
+        """What else is recorded: a user's scalers, or a pair that was not released."""
+        found = [
+            Cell(*(record.settings[name] for name in Cell._fields))  # type: ignore[arg-type]
+            for record in self.evidence.records
+            if record.scale == self.scale
+            and record.unit.startswith(f"{self.network.name}_")
+            and "bits" in record.settings
+        ]
+        return [cell for cell in dict.fromkeys(found) if cell not in printed()]
 
     def study(self, bits: int, outcome: str = TOP1) -> Study:
         """What is recorded of one outcome at one width."""
@@ -191,7 +202,7 @@ def _direction_row(
     column = _width(bits) if ours is None else f"{ours.network.name} {_width(bits)}"
     state, reason = OK if ours is None else ours.state(cells)
     scale = PRINT if ours is None else ours.scale
-    verdict = same_side(interval, published.estimate) if interval else ""
+    verdict: Verdict = same_side(interval, published.estimate) if interval and state == "ok" else ""
     return _row(claim, scale, name, column, interval, verdict, f"{published.estimate:+.3f}", state, reason)
 
 
@@ -254,6 +265,8 @@ def _patterns(ours: Ours | None, evidence: Evidence) -> Iterator[Row]:
         if all(map(_is_top1, places)):
             on_print = f"{judge_seeds(pattern, {place: _values(None, place) for place in places}).theta:g}"
         state, reason = OK if ours is None else ours.state(sorted(cells))
+        if state != "ok":  # the number of seeds is fixed: there is no look in between
+            judged = judged._replace(verdict="")
         yield _pattern_row(ours, pattern.name, judged, on_print, state, reason)
 
 
@@ -305,7 +318,7 @@ def _ranks(ours: Ours) -> Iterator[Row]:
     for bits in ours.bits:
         interval = rank_agreement(ours.study(bits).means(), print_study(bits).means())
         state, reason = ours.state(ours.cells(bits))
-        verdict: Verdict = same_side(interval, 1.0) if interval else ""
+        verdict: Verdict = same_side(interval, 1.0) if interval and state == "ok" else ""
         column = f"{ours.network.name} {_width(bits)}"
         yield _row("rank_correlation", ours.scale, "all pairs", column, interval, verdict, "1", state, reason)
 

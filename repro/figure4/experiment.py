@@ -183,7 +183,7 @@ def _learn(net: nn.Module, images: Tensor, labels: Tensor, settings: Mapping[str
 
 
 def _evaluated(training: Training, net: nn.Module, data: _Data, when: str) -> dict[str, np.ndarray]:
-    """Correctness of the test images; before the last epoch nothing, unless `when` is `every`."""
+    """Correctness of the test images; before the last epoch nothing, where `when` is `last`."""
     if when == "last" and training.step < training.steps:
         return {}
     return {TOP1: correct(net, data.test)}

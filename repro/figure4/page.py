@@ -19,7 +19,6 @@ from repro.figure4.study import FEWEST_FLIPPED, Study, rank_agreement
 
 POINTS = ("source", "network", "bits", "weights", "activations", "delta", "run", *OUTCOMES)
 """Columns of `figure4_points.csv`: every run, the released and ours."""
-PUBLISHED = f"files {TARGET}, {TARGET}_runs"
 WANTED = 0.8
 
 
@@ -48,6 +47,7 @@ def points_of(evidence: Evidence) -> Iterator[tuple[object, ...]]:
             arms: list[tuple[Cell, float | None]] = [
                 (cell, None) for bits in network.bits(SCALES[scale]) for cell in printed() if cell.bits == bits
             ]
+            arms += [(cell, None) for cell in Ours(evidence, scale, network).others()]
             for cell, delta in [
                 *arms,
                 *((Cell(MAIN, *EWGS), d) for d in deltas(evidence, scale, network.name)),
@@ -81,7 +81,9 @@ are on CIFAR-10: accuracies are not comparable, differences between pairs are. `
 
 Differences to STE on both sides have intervals that cover together at 95 %, for all pairs of one width at once:
 Dunnett's for the published runs, sign flips of whole seed rows for ours (Dunnett's below {FEWEST_FLIPPED} seeds). A
-pair *separates* where its interval excludes 0; *told from winner*: multiple comparisons with the best.
+pair *separates* where its interval excludes 0; *told from winner*: multiple comparisons with the best. A claim that
+pairs do not differ says that differences are inside its margin: one may be so and yet exclude 0. No verdict is given on
+ours before all planned seeds are recorded.
 """
 
 
@@ -212,7 +214,7 @@ def _network(name: str, ours: Ours) -> list[str]:
     )  # fmt: skip
     parts = [f"## {ours.network.label}: {name}\n", markdown_table(header, lines, "rl" + "r" * 10), NOTES]
     parts.append(_factorial("ours", {bits: ours.study(bits) for bits in ours.bits}))
-    parts += [_order(ours), _sweep(ours), _settings(ours)]
+    parts += [_order(ours), _others(ours), _sweep(ours), _settings(ours)]
     return [part for part in parts if part]
 
 
@@ -252,6 +254,20 @@ def _order(ours: Ours) -> str:
     ]
     found = f"Rank correlation with the published order: {'; '.join(words)}.\n" if words else ""
     return found + (f"Mean correlation between pairs over seeds: {', '.join(correlations)}.\n" if correlations else "")
+
+
+def _others(ours: Ours) -> str:
+    """Pairs that were not released, each minus STE with an interval of its own: they belong to no family."""
+    lines = []
+    for cell in ours.others():
+        values, control = ours.values(cell), ours.values(cell.control)
+        both = sorted(values.keys() & control.keys())
+        difference = _with_interval(t_interval([values[s] - control[s] for s in both]), 2) if both else ""
+        lines.append((str(cell.bits), cell.pair, str(len(values)), _mean(ours, cell, TOP1, 2), difference))
+    if not lines:
+        return ""
+    header = ("bits", "pair", "n", "top-1", "minus STE")
+    return f"Pairs that were not released, with a 95 % t interval each:\n\n{markdown_table(header, lines, 'rlrrr')}"
 
 
 def _sweep(ours: Ours) -> str:

@@ -146,9 +146,13 @@ CEILING = 200.0
 def decibel(signal: float, noise: float) -> float:
     """Signal-to-noise ratio 10 log10(signal / noise) in dB, 200 at most; of silence with noise, -200.
 
+    Raises `ValueError` where either is not finite.
+
     >>> decibel(100.0, 1.0), decibel(1.0, 0.0)
     (20.0, 200.0)
     """
+    if not (math.isfinite(signal) and math.isfinite(noise)):
+        raise ValueError(f"power {signal} of the signal, {noise} of the noise: values are not finite")
     if noise == 0:
         return CEILING
     return max(-CEILING, min(CEILING, 10 * math.log10(signal / noise))) if signal else -CEILING

@@ -114,6 +114,9 @@ class PostTraining:
         """The float networks, then every quantized one, of each seed. Raises `UsageError` for an impossible setting."""
         own = {key: value for key, value in settings.items() if key != "widths"}
         widths = _check(own, str(settings["widths"]))
+        for key, split, count in (("calibration_images", "training", 50_000), ("evaluation_images", "test", 10_000)):
+            if seeds * own[key] > count:  # type: ignore[operator]
+                raise UsageError(f"{seeds} seeds of {key}={own[key]}: there are {count} {split} images, each used once")
         watched = {key: own[key] for key in WATCHED}
         units = []
         for seed in range(seeds):

@@ -119,4 +119,4 @@ def _free_cores() -> int:
     if multiprocessing.current_process().daemon:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1
+    return max(0, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)) - 1)

@@ -124,8 +124,10 @@ def test_without_a_record_an_installed_method_changes_no_render(install: Callabl
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("3", "my-package registers 'mine' under repro.methods: it is no Method with a recipe"),
-        ("Method('mine', '')", "it is no Method with a recipe"),
+        ("3", "my-package registers 'mine' under repro.methods: it is no Method"),
+        ("Method('mine', '')", "'mine' under repro.methods cannot be loaded: Method.__init__() missing"),
+        ("Method('mine', '', Recipe(FLOAT, swapped=True))", "a recipe with swapped=True needs a teacher"),
+        ("Method('mine', '', Recipe(FLOAT, random_bits=True, soft_target='highest'))", "has no teacher"),
         ("Method('adabits', '', Recipe(FLOAT))", "my-package registers a method 'adabits': there is one of this name"),
         ("Method('fp32', '', Recipe(FLOAT))", "there is one of this name"),
         (
