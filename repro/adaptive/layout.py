@@ -89,7 +89,8 @@ def _cells(printed: PublishedTable, runs: Measured, method: Method) -> list[str]
 
 def _interval(delta: Interval) -> str:
     """Delta_B with its 95 % interval, as far as it has one."""
-    span = f" ({delta.low:.1f} to {delta.high:.1f})" if delta.low is not None and delta.high is not None else ""
+    wide = delta.low is not None and delta.high is not None and delta.low < delta.high
+    span = f" ({delta.low:.1f} to {delta.high:.1f})" if wide else ""
     return f"{delta.estimate:.1f}{span}"
 
 
