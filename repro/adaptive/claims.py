@@ -9,6 +9,7 @@ from functools import cached_property
 
 from repro.adaptive import delta_b
 from repro.adaptive.methods import INDIVIDUAL, METHODS, Method
+from repro.adaptive.settings import BEST_EPOCH
 from repro.evidence.claims import (
     STATES,
     Judged,
@@ -139,7 +140,7 @@ class Measured:
     def accuracy(self, method: str | Method, bits: int) -> dict[int, float]:
         """Accuracies in percent by seed."""
         row = METHODS[method] if isinstance(method, str) else method
-        read = self.evidence.best if self.scale in ("gpu", "paper") else self.evidence.values
+        read = self.evidence.best if self.scale in BEST_EPOCH else self.evidence.values
         return read(self.scale, row.unit(bits), str(bits))
 
     def delta_b(self, method: str | Method) -> Interval | None:

@@ -16,7 +16,7 @@ from torch import nn
 from repro.adaptive.joint import JointStep, MixedStep
 from repro.adaptive.methods import BITS, FLOAT, Recipe, unit_of
 from repro.adaptive.problems import Problem
-from repro.adaptive.settings import scale
+from repro.adaptive.settings import BEST_EPOCH, scale
 from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
 from repro.networks.switchable import SwitchableBatchNorm2d, TransitionalBatchNorm2d
 from repro.quantizers import PACT, DoReFaWeight, SwitchablePACT
@@ -51,11 +51,12 @@ def run(
     data = _Data(problem, settings, context)
     if unit.name == FLOAT:
         network: nn.Module = float_network(problem, settings, unit.seed).to(context.device)
-        return _finish(network, _train_float(network, data, unit, context), data, context)
+        return _finish(network, _train_float(network, data, unit, context), data, unit, context)
     method, bits = unit_of(unit.name)
     network = _started(method.recipe, context.inputs[method.recipe.start] / ARTEFACT, data, weight)
     if method.recipe.trained:
-        return _finish(network, _train(network, method.recipe, bits, data, unit, context, step_of), data, context)
+        history = _train(network, method.recipe, bits, data, unit, context, step_of)
+        return _finish(network, history, data, unit, context)
     return _measure(network, method.recipe, data, unit.seed, context)
 
 
@@ -209,7 +210,15 @@ def _training(
     network: nn.Module, optimizer: torch.optim.Optimizer, epochs: int, data: _Data, unit: Unit, context: Context
 ) -> Training:
     checkpoint = context.folder / CHECKPOINT
-    return Training(network, optimizer, data.train, seed=unit.seed, epochs=epochs, checkpoint=checkpoint)
+    return Training(
+        network,
+        optimizer,
+        data.train,
+        seed=unit.seed,
+        epochs=epochs,
+        checkpoint=checkpoint,
+        keep_best=unit.scale in BEST_EPOCH,
+    )
 
 
 def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], widths: int) -> torch.optim.Optimizer:
@@ -243,12 +252,13 @@ def _correct_at(network: nn.Module, bits: int, data: _Data) -> np.ndarray:
     return correct(network, data.test)
 
 
-def _finish(network: nn.Module, history: History, data: _Data, context: Context) -> Outcome:
+def _finish(network: nn.Module, history: History, data: _Data, unit: Unit, context: Context) -> Outcome:
+    """The network of the epoch that is reported becomes the artefact, and its hits are kept."""
     save(network.state_dict(), context.folder / ARTEFACT)
     return Outcome(
         values={column: top1(hits) for column, hits in history.last.items()},
         best=history.best,
-        correct=history.last,
+        correct=history.best_hits if unit.scale in BEST_EPOCH else history.last,
         curve=history.curve,
         images=len(history.curve) * len(data.train) * data.train.batch,
     )

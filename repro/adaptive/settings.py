@@ -70,6 +70,8 @@ _ALL = (
     Setting("bn_augmented", True, 0, 1, "BN calibration: images augmented as in training", "plain images"),
 )
 SETTINGS = {setting.name: setting for setting in _ALL}
+BEST_EPOCH = ("gpu", "paper")
+"""Scales that report the best epoch, as the paper does; at the others the last one's accuracy is read."""
 START = ("batch", "momentum", "weight_decay", "fp32_epochs", "fp32_lr")
 """Settings that the FP32 start depends on beside those of its network and data."""
 TRAINED = ("epochs", "lr", "weight_lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph")

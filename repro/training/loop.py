@@ -30,19 +30,23 @@ Evaluate = Callable[[], dict[str, np.ndarray]]
 class History:
     """What a training has shown so far: a point of `curve` per epoch, correctness after the last and the best one.
 
-    `best` is the epoch with the largest sum of top-1 over the columns, the first such one.
+    The best epoch is that with the largest sum of top-1 over the columns, the first such one; `best` are its top-1.
     """
 
     curve: list[dict[str, float]] = field(default_factory=list)
     last: dict[str, np.ndarray] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
+    best_hits: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def add(self, loss: float, hits: dict[str, np.ndarray]) -> None:
+    def add(self, loss: float, hits: dict[str, np.ndarray]) -> bool:
+        """Take in an epoch; gives whether it is the best so far."""
         scores = {column: top1(hit) for column, hit in hits.items()}
         self.curve.append({"epoch": len(self.curve) + 1, "loss": round(loss, 6), **scores})
         self.last = hits
-        if not self.best or sum(scores.values()) > sum(self.best.values()):
-            self.best = scores
+        better = not self.best or sum(scores.values()) > sum(self.best.values())
+        if better:
+            self.best, self.best_hits = scores, hits
+        return better
 
 
 def cosine(step: int, steps: int, warmup: int = 0) -> float:
@@ -85,6 +89,7 @@ class Training:
         batches: training data; `seed` keys its order and augmentation.
         epochs: length of the schedule, of which the first `warmup` steps let the learning rate rise from 0.
         checkpoint: file that the state is kept in; an existing one is resumed from.
+        keep_best: whether the network ends as it was after its best epoch, and not as after the last.
     """
 
     def __init__(
@@ -97,11 +102,14 @@ class Training:
         epochs: int,
         checkpoint: Path,
         warmup: int = 0,
+        keep_best: bool = False,
     ) -> None:
         self.network, self.optimizer, self.batches = network, optimizer, batches
         self.seed, self.epochs, self.checkpoint = seed, epochs, checkpoint
         self.step, self.loss_sum = 0, 0.0
         self.history = History()
+        self.keep_best = keep_best
+        self.best_network: dict[str, Tensor] | None = None
         self.steps = epochs * len(batches)
         self.schedule = LambdaLR(optimizer, lambda step: cosine(step, self.steps, warmup))
         if checkpoint.exists():
@@ -124,10 +132,13 @@ class Training:
                     self._save()
                     saved = time.monotonic()
                 progress(self.step, self.steps, self._note())
-            self.history.add(self.loss_sum / length, evaluate())
+            if self.history.add(self.loss_sum / length, evaluate()) and self.keep_best:
+                self.best_network = {key: tensor.clone() for key, tensor in self.network.state_dict().items()}
             self.loss_sum = 0.0
             self._save()
             saved = time.monotonic()
+        if self.best_network is not None:
+            self.network.load_state_dict(self.best_network)
         return self.history
 
     def _note(self) -> str:
@@ -147,6 +158,8 @@ class Training:
             "curve": history.curve,
             "best": history.best,
             "last": {column: torch.from_numpy(hits) for column, hits in history.last.items()},
+            "best_hits": {column: torch.from_numpy(hits) for column, hits in history.best_hits.items()},
+            "best_network": self.best_network,
         }
         save(state, self.checkpoint)
 
@@ -155,5 +168,6 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.step, self.loss_sum = state["step"], state["loss_sum"]
-        last = {column: hits.numpy() for column, hits in state["last"].items()}
-        self.history = History(state["curve"], last, state["best"])
+        last, best = ({c: hits.numpy() for c, hits in state[key].items()} for key in ("last", "best_hits"))
+        self.history = History(state["curve"], last, state["best"], best)
+        self.best_network = state["best_network"]

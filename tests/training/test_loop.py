@@ -85,6 +85,39 @@ def test_best_is_the_first_epoch_with_the_largest_sum() -> None:
     assert history.last["8"].sum() == 0
 
 
+@pytest.mark.parametrize("stop_at", [None, 9, 13])
+def test_the_network_of_the_best_epoch_is_kept_where_asked(stop_at: int | None, tmp_path: Path) -> None:
+    """Three epochs of five steps, the second the best; killed in the second or the third, or not at all."""
+    after: dict[int, dict] = {}
+
+    def trained(stop_at: int | None) -> tuple[History, nn.Module]:
+        with torch_seeded(0, "initialisation"):
+            network = nn.Sequential(nn.Flatten(), nn.Linear(192, 10))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        training = Training(network, optimizer, data(), seed=5, epochs=3, checkpoint=tmp_path / "c.pt", keep_best=True)
+
+        def evaluate() -> dict[str, np.ndarray]:
+            epoch = training.step // 5
+            after[epoch] = {key: tensor.clone() for key, tensor in network.state_dict().items()}
+            return {"8": np.arange(4) < (1, 3, 2)[epoch - 1]}
+
+        def progress(done: int, total: int, note: str) -> None:
+            if done == stop_at:
+                raise KilledError
+
+        return training.run(training_step(network), evaluate, progress), network
+
+    if stop_at:
+        with pytest.raises(KilledError):
+            trained(stop_at)
+    history, network = trained(None)
+    assert history.best == {"8": 75.0}
+    assert history.best_hits["8"].tolist() == [True, True, True, False]
+    assert history.last["8"].tolist() == [True, True, False, False]
+    assert all(torch.equal(tensor, after[2][key]) for key, tensor in network.state_dict().items())
+    assert not torch.equal(network.state_dict()["1.weight"], after[3]["1.weight"])
+
+
 def test_a_checkpoint_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.pt"
     loop.save({"step": 1}, path)
