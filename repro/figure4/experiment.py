@@ -126,15 +126,16 @@ def _quantized(network: Network, unit: Unit, settings: dict[str, Any], context: 
 
     evaluate = partial(_evaluated, training, net, data, settings["evaluate"])
     history = training.run(step, evaluate, context.progress)
+    hits = history.best_hits if training.keep_best else history.last
     values = {
-        TOP1: history.best[TOP1] if settings["evaluate"] == "best" else top1(history.last[TOP1]),
+        TOP1: top1(hits[TOP1]),
         "weight_error": mean_rounding_error(weights),
         "oscillation": oscillations.rate(),
     }
     calibrate_batch_norm(net, data.train.plain(settings["bn_images"]))
     values["top1_bn"] = top1(correct(net, data.test))
     rounded = {column: round(value, DIGITS) for column, value in values.items()}
-    return Outcome(rounded, history.best, history.last, history.curve, images=training.steps * settings["batch"])
+    return Outcome(rounded, history.best, hits, history.curve, images=training.steps * settings["batch"])
 
 
 def _rule(settings: Mapping[str, Any], noise: Noise) -> Homogeneous:
@@ -245,4 +246,5 @@ def _training(
         epochs=epochs,
         checkpoint=checkpoint,
         warmup=settings["warmup"] * len(data.train),
+        keep_best=settings.get("evaluate") == "best",
     )
