@@ -34,16 +34,18 @@ def watch(
 
     Raises `CalibrationError` when an activation is not finite.
     """
-    names = list(layers(network))[1:]
-    histograms = {name: Histogram(signed=signed(name), every=every) for name in names}
-    with _inputs(network, {name: _observer(histograms[name]) for name in names}):
+    histograms = {name: Histogram(signed=signed(name), every=every) for name in list(layers(network))[1:]}
+    with watching(network, histograms):
         for batch in batches:
             network(batch)
     return histograms
 
 
-def _observer(histogram: Histogram) -> Callable[[Tensor], None]:
-    return histogram.observe
+@contextmanager
+def watching(network: nn.Module, histograms: Mapping[str, Histogram]) -> Iterator[None]:
+    """Within: the input of every layer in `histograms` is counted before it enters."""
+    with _inputs(network, {name: histogram.observe for name, histogram in histograms.items()}):
+        yield
 
 
 def weight_ranges(network: nn.Module, method: str, bits: int, per_channel: bool) -> dict[str, Range]:

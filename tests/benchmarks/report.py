@@ -177,6 +177,7 @@ PROMISES = (
     Promise("training step", "Lite0 64 px, batch 64", "fused", "fp32", at_most=1.12),
     Promise("training step", "ResNet18-CIFAR, batch 64", "fused", "fp32", at_most=1.05),
     Promise("training step", "ResNet18-CIFAR, batch 64", "joint", "fp32", at_most=4.3),
+    Promise("watching", "Lite0 224 px, batch 16", "watched", "forward", at_most=1.15),
 )
 
 
