@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from repro import targets
@@ -41,6 +42,8 @@ def plan(places: Places, target: Target, effect: float, wanted: float) -> list[P
     Raises `UsageError` for a target that compares no arms and for an effect out of reach; `ReproError` where nothing
     is recorded to plan from.
     """
+    if not math.isfinite(effect):
+        raise UsageError(f"effect={effect}: give a number of points")
     designs: Any = getattr(target, "designs", None)
     if designs is None:
         able = [name for name in targets.names() if hasattr(targets.get(name), "designs")]

@@ -113,6 +113,14 @@ def test_a_method_of_ones_own_is_trained_and_shown(
     assert f"{outcome.values['2']:.1f}" in line
 
 
+def test_a_row_whose_recipe_was_edited_is_another_unit(install: Callable) -> None:
+    """What is recorded under its name was trained by another recipe."""
+    install(*readme_example())
+    unit = planned(targets.get("table1"), "smoke", 1, TINY)[-1]
+    assert (unit.settings["recipe_soft_target"], unit.settings["recipe_swapped"]) == ("highest", False)
+    assert not any(key.startswith("recipe_") for key in planned(targets.get("table1"), "smoke", 1, TINY)[0].settings)
+
+
 def test_without_a_record_an_installed_method_changes_no_render(install: Callable, tmp_path: Path) -> None:
     target: AdaptiveTable = targets.get("table2")
     before = target.summary(gather(target, Store(tmp_path)), gather(target, Store(tmp_path)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,22 @@ class TestOurs:
     def test_one_seed_alone_is_shown_without_a_verdict(self) -> None:
         rows = [row for row in TARGET.rows(evidence("smoke")) if row.scale == "smoke"]
         assert {row.verdict for row in rows if row.claim in ("separates_from_ste", "effect")} <= {"", "inconclusive"}
+
+    def test_a_pair_that_was_not_released_is_shown_and_belongs_to_no_family(self) -> None:
+        released = evidence("cpu", seeds=7)
+        extra = [
+            replace(
+                r,
+                unit=r.unit.replace("acos_ste", "ste_acos"),
+                settings={**r.settings, "weights": "ste", "activations": "acos"},
+            )
+            for r in released.records
+            if r.unit == "small_3bit_acos_ste"
+        ]
+        both = replace(released, records=(*released.records, *extra))
+        assert TARGET.rows(both) == TARGET.rows(released)
+        (line,) = [line for line in TARGET.summary(both, both).splitlines() if "ste/acos" in line][:1]
+        assert [cell.strip() for cell in line.split("|")[1:4]] == ["3", "ste/acos", "7"]
 
     def test_ranks_agree_with_themselves(self) -> None:
         (row,) = select(self.rows, claim="rank_correlation", column="small 3 bit")

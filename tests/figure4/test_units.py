@@ -105,6 +105,7 @@ def test_a_users_scaler_is_trained_by_name() -> None:
         ({"lite0_batch": "20000"}, "lite0_batch=20000: give at most"),
         ({"lite0_seeds": "0"}, "lite0_seeds=0"),
         ({"small_epoch": "1"}, "did you mean small_epochs"),
+        ({"deltas": "1.2e-3,1.4e-3"}, "give numbers that differ in their first digit"),
         ({"lite0_bits": "3,5"}, "lite0_bits=3,5: give some of 3,2,4"),
         ({"data": "image_net"}, "did you mean imagenet"),
         ({"classes": "100"}, "classes=100: CIFAR-10 has 10"),
