@@ -165,7 +165,10 @@ def _difference(interval: Interval | None) -> tuple[str, str, str]:
 
 
 def _span(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{low:+.2f} to {high:+.2f}"
+    if low is None or high is None:
+        return ""
+    digits = 2 if max(abs(low), abs(high)) >= 0.1 else 4
+    return f"{low:+.{digits}f} to {high:+.{digits}f}"
 
 
 def _factorial(name: str, studies: Mapping[int, Study]) -> str:

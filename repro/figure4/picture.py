@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DRAWING = 1
+DRAWING = 2
 """Version of the drawing, part of the pictures' fingerprint; raised when they change."""
 
 REFERENCES = (("ste", "ste"), ("ewgs", "ewgs"))
@@ -72,8 +72,7 @@ def _ours(evidence: Evidence, bits: int) -> list[tuple[str, str, Study]]:
 def _title(network: Network, scale: str, study: Study) -> str:
     counts = {len(values) for values in study.cells.values()}
     runs = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    name = network.label[0].upper() + network.label[1:]
-    return f"Ours, {scale}: {name},\n{DATA[str(SCALES[scale]['data'])]}, {runs} seed{'s' * (max(counts) > 1)}"
+    return f"Ours, {scale}: {network.label},\n{DATA[str(SCALES[scale]['data'])]}, {runs} seed{'s' * (max(counts) > 1)}"
 
 
 def _boxes(axes: Axes, study: Study, cells: list[Cell], colour: str) -> None:
@@ -161,10 +160,10 @@ def sweep(evidence: Evidence) -> Figure | None:
     for record in evidence.seeds(scale, cell.unit(network.name)).values():
         arms[float(record.settings["delta"])] = None  # type: ignore[arg-type]
     with style():
-        figure = Figure(figsize=(10.4, 4.2))
+        figure = Figure(figsize=(10.4, 4.8), layout="constrained")
         for axes, (outcome, label) in zip(
             figure.subplots(1, 2),
-            (("top1", "top-1 minus STE, points"), ("weight_error", "mean |e| of the weights minus STE, steps")),
+            (("top1", "top-1 minus STE, points"), ("weight_error", "mean |e| minus STE, steps")),
             strict=True,
         ):
             control = ours.values(cell.control, outcome)
@@ -181,7 +180,8 @@ def sweep(evidence: Evidence) -> Figure | None:
             axes.set_xscale("log")
             axes.set_xlabel("delta", fontsize=13)
             axes.set_ylabel(label, fontsize=13)
-        figure.suptitle(f"{cell.pair} at {cell.bits} bits, {network.label}, {scale}", fontweight="bold", fontsize=13)
+        title = f"{cell.pair} at {cell.bits} bits over delta: {network.label}, {scale}"
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=13)
     return figure
 
 
