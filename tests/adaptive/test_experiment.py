@@ -173,7 +173,9 @@ def test_a_table_is_trained_on_the_network_and_the_data_that_it_declares(tmp_pat
         return Batches(images, np.arange(32) % 3, 16), Batches(images[:10], np.arange(10) % 3, 10)
 
     network = Network(("width",), lambda settings, classes: Tiny(settings["width"], classes))
-    table = AdaptiveTable("table1", "", Problem(network, Data((), (), 3, opened)), {"smoke": {"fp32_epochs": 1}})
+    table = AdaptiveTable(
+        "table1", "", Problem(network, Data((), (), 3, opened)), {"smoke": {"fp32_epochs": 1}}, {"smoke": 1}
+    )
     settings = table.scales["smoke"]
     assert settings.keys() & {"width", "stem_stride", "train_images", "test_images"} == {"width"}
     start, *_ = table.units("smoke", 1, {**settings, "batch": 16, "epochs": 1, "width": 8})
