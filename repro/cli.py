@@ -291,10 +291,11 @@ def calibrate(
     network: str, method: str, bits: int, weights: str, images: int, data_root: Path | None, as_json: bool
 ) -> None:
     """Ranges of a pretrained network that is not trained again, and what they cost it."""
+    from backends import ENVIRONMENT_VARIABLE
     from repro import evaluate
     from repro.ptq import once
 
-    evaluate.check_backend(os.environ.get("REPRO_BACKEND"), "cpu")
+    evaluate.check_backend(os.environ.get(ENVIRONMENT_VARIABLE), "cpu")
     found = once.calibrated(once.Cell(network, bits, weights, method), images, data_root, say)
     if as_json:
         _print_json(found.as_json())

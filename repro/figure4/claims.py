@@ -9,6 +9,7 @@ from fractions import Fraction
 from functools import cache
 from statistics import fmean
 
+from repro.adaptive.problems import IMAGENET
 from repro.evidence.claims import (
     STATES,
     Judged,
@@ -35,7 +36,7 @@ OUTCOMES = (TOP1, "top1_bn", "weight_error", "oscillation")
 LARGEST_SCALE = "cpu"
 """Whose rows stand as missing while nothing is recorded."""
 OK: tuple[State, str] = ("ok", "")
-NO_DATA = "data: ImageNet, to be put under the data root by hand"
+NO_DATA = f"data: {IMAGENET.by_hand}"
 PRINTED_NETWORK = NETWORKS["lite0"]
 
 

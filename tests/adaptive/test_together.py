@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,21 +29,14 @@ from tests.training import two
 # Small learning rates, and batch norms over enough values: else rounding errors grow a hundredfold a step.
 SMALL = {"width": 8, "classes": 3, "image_size": 64, "batch": 8, "fp32_epochs": 2, "epochs": 1, "bn_images": 8,
          "alpha_images": 8, "fp32_lr": 1e-3, "lr": 1e-3, "weight_lr": 1e-4, "alpha_lr": 1e-3}  # fmt: skip
+# As each of the two processes has: with more, sums of another order turn a code, and a batch norm, over.
+pytestmark = pytest.mark.usefixtures("one_thread")
 OPTIONS = [f"--set={name}={value}" for name, value in SMALL.items()]
 TABLE3 = targets.get("table3")
 FORWARD = ResNet18.forward
 UNITS = {unit.name: unit for unit in planned(TABLE3, "paper", changes={key: str(v) for key, v in SMALL.items()})}
 UNITS["coquant"] = replace(UNITS["coquant"], settings={**UNITS["coquant"].settings, "batch": 24})
 """One step: after it a value that rounds to another code, by an error in its last digit, is another value."""
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As each of the two processes has: with more, sums of another order turn a code, and a batch norm, over."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

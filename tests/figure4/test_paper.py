@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ FEW = {"classes": "3", "warmup": "1"} | {
         "test_images": "15", "bn_images": "8",
     }.items()
 }  # fmt: skip
+pytestmark = pytest.mark.usefixtures("one_thread")
 NOISE = "small_3bit_gaussian_noise_gaussian_noise"
 
 
@@ -44,14 +44,6 @@ def run(unit: Unit, root: Path, folder: Path) -> Outcome:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_up.imagenet(tmp_path_factory.mktemp("data"), classes=3, train=8, val=5)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def test_it_is_the_published_one() -> None:
