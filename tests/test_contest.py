@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,11 +50,23 @@ class TestUnits:
         teachers = (None, "highest", "nearest", "random", "selected")
         assert cells == {(t, s) for t in teachers for s in (False, True)} | {("next_higher", False)}
 
-    def test_two_coquants_differ_in_the_start_of_p_alone(self) -> None:
+    @pytest.mark.parametrize(
+        ("arm", "changed"),
+        [
+            ("coquant_half", {"swap_start": (0.1, 0.5)}),
+            ("coquant_alike", {"swap_by_depth": (True, False)}),
+            ("coquant_confident", {"lambda_end": (0.02, 0.0)}),
+            ("coquant_near", {"lambda_end": (0.02, 1.0)}),
+        ],
+    )
+    def test_coquants_differ_in_one_constant_alone(self, arm: str, changed: dict[str, tuple[object, object]]) -> None:
         units = {unit.name: unit.settings for unit in planned(TARGET, "cpu", 1)}
-        first, half = units["coquant"], units["coquant_half"]
-        assert {key: (first[key], half[key]) for key in first if first[key] != half[key]} == {"swap_start": (0.1, 0.5)}
-        assert all(settings["test_once"] for settings in units.values())
+        first, other = units["coquant"], units[arm]
+        assert first.keys() == other.keys()
+        assert {key: (first[key], other[key]) for key in first if first[key] != other[key]} == changed
+
+    def test_the_test_set_is_read_once(self) -> None:
+        assert all(unit.settings["test_once"] for unit in planned(TARGET, "cpu", 1))
 
 
 def step_of(recipe: Recipe, widths: tuple[int, ...] = BITS, **changed: bool) -> tuple[float, torch.nn.Module]:
@@ -170,8 +183,13 @@ def test_nothing_is_decided_before_all_planned_seeds_are_there(tmp_path: Path, s
 
 
 def test_exploratory_arms_are_shown_without_a_verdict(tmp_path: Path) -> None:
-    page = TARGET.summary(evidence(tmp_path, {}), gather(TARGET, Store(tmp_path / "none")))
+    gains = {"coquant": 1.0, "coquant_half": 0.4, "coquant_near": -2.0}
+    page = TARGET.summary(evidence(tmp_path, gains), gather(TARGET, Store(tmp_path / "none")))
     (line,) = [line for line in page.splitlines() if line.startswith("| CoQuant, teacher random ")]
     cells = [cell.strip() for cell in line.split("|")]
     assert cells[2] == "exploratory"
     assert not {"holds", "fails", "inconclusive"} & set(cells)
+    spread = re.search(r"under 5 sets of its constants: from (\S+) to (\S+)\.\n", page)
+    assert spread
+    assert [float(gain) for gain in spread.groups()] == pytest.approx([-2.0, 1.0], abs=0.2)
+    assert "lambda_end 0.02" in page
