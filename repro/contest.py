@@ -13,15 +13,15 @@ afterwards, on fewer seeds. A null is a statement about our reconstruction. The 
 2. All scales: 5,000 training images are held out for validation (`--set validation=yes` tests on them), and the loss of
    a taught bit-width is divided by the sum of its weights: plain cross-entropy and Any Precision have the same scale.
 3. The constants of selection and swapping are those of Table 1, but for `CONSTANTS`: CoQuant under other values of what
-   the paper leaves open. All arms share learning rates. (Entropy summed over a batch, in place of its mean, is a lambda
-   smaller by the batch; a distance summed over weights, one so large that nearness decides alone.)
+   the paper leaves open. All arms share learning rates.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from repro.adaptive.layout import REDUCED
@@ -30,11 +30,12 @@ from repro.adaptive.problems import HELD_OUT_CIFAR10, RESNET18, Problem
 from repro.adaptive.settings import SETTINGS, START, Setting, check
 from repro.adaptive.table import own_settings
 from repro.errors import UsageError
-from repro.evidence.claims import STATES, Contrast, Row, judge_contrast
+from repro.evidence.claims import Contrast, Row, judge_contrast
 from repro.evidence.files import write_text
 from repro.evidence.intervals import Interval, mean_sd, paired_difference, pairing, simultaneous
+from repro.evidence.power import Design
 from repro.evidence.records import Evidence
-from repro.evidence.render import markdown_table, mean_text, number, write_csv
+from repro.evidence.render import markdown_table, mean_text, number, settings_text, write_csv
 from repro.targets import Context, Outcome, Scalar, Unit
 
 NUMERICS = 1
@@ -114,29 +115,36 @@ class Contest:
         return Unit(self.name, scale, arm.name, seed, own, NUMERICS, (FLOAT,))
 
     def run(self, unit: Unit, context: Context) -> Outcome:
-        """Train the unit as Table 1 would train AdaBits or Any Precision, but for the step of its arm."""
-        from torch import nn
+        """Train the unit as Table 1 would a row of this recipe."""
+        from repro.adaptive.experiment import run
 
-        from repro.adaptive import experiment
-        from repro.adaptive.joint import JointStep
-        from repro.adaptive.settings import scale
+        arm = ARMS.get(unit.name)
+        return run(unit, context, PROBLEM, recipe=arm.recipe if arm else None)
 
-        if unit.name == FLOAT:
-            return experiment.run(unit, context, PROBLEM)
-        recipe = ARMS[unit.name].recipe
-        settings: dict[str, Any] = scale(**unit.settings)
-        shared = METHODS["any_precision" if recipe.clip == "shared" else "adabits"]
-
-        def step(network: nn.Module, steps: int) -> JointStep:
-            return JointStep(network, BITS, recipe, settings, steps, unit.seed)
-
-        return experiment.run(replace(unit, name=shared.name), context, PROBLEM, step)
+    def designs(self, evidence: Evidence) -> list[Design]:
+        """What `python -m repro plan` needs to know: the widest of the confirmatory differences, at each scale."""
+        plan = evidence.preregistered
+        units = (FLOAT, plan["control"], *plan["arms"])
+        found = {scale: [i for i in _differences(evidence, scale).values() if i and i.sd] for scale in evidence.scales}
+        return [
+            Design(
+                f"{plan['column']} bits, the widest arm",
+                scale,
+                max(interval.sd or 0 for interval in intervals),
+                intervals[0].n,
+                len(plan["arms"]),
+                evidence.core_seconds(scale, units),
+                plan["margin"],
+            )
+            for scale, intervals in found.items()
+            if intervals
+        ]
 
     def rows(self, evidence: Evidence) -> list[Row]:
         """For each confirmatory arm: does it gain over plain distillation, and is it equal within the margin?"""
         return [
             row
-            for scale in evidence.scales or ("cpu",)
+            for scale in evidence.judged_scales("cpu")
             for row in _rows(evidence, scale, _differences(evidence, scale))
         ]
 
@@ -183,8 +191,8 @@ def _differences(evidence: Evidence, scale: str) -> dict[str, Interval | None]:
 def _rows(evidence: Evidence, scale: str, differences: Mapping[str, Interval | None]) -> list[Row]:
     plan, rows = evidence.preregistered, []
     for arm, found in differences.items():
-        states = [evidence.state(scale, unit) for unit in (arm, plan["control"])]
-        state, reason = max(states, key=lambda pair: STATES.index(pair[0]))
+        units = (arm, plan["control"])
+        state, reason = evidence.worst(scale, units)
         terms = {(arm, plan["column"]): 1.0, (plan["control"], plan["column"]): -1.0}
         claims = Contrast(GAINS, terms, "above"), Contrast(EQUALS, terms, "within", plan["margin"])
         rows += [
@@ -197,7 +205,7 @@ def _rows(evidence: Evidence, scale: str, differences: Mapping[str, Interval | N
                 column=plan["column"],
                 state=state,
                 reason=reason,
-                **_judged(claim, found, state == "ok"),
+                **_judged(claim, found, evidence.complete(scale, units)),
             )
             for claim in claims
         ]
@@ -233,14 +241,12 @@ def _section(name: str, evidence: Evidence, scale: str) -> str:
         "arm", "study", *(f"{bits} bit" for bits in BITS), "gain at 2 bits", "95 % interval", "n", "gains", "equal",
         "correlation", "variance ratio",
     )  # fmt: skip
-    records = [record for record in evidence.records if record.scale == scale and record.unit not in CONSTANTS]
-    settings = {key: value for record in records for key, value in record.settings.items()}
-    where = "held-out training images" if settings.get("validation") else "the test set, read once"
-    shown = ", ".join(f"{key} {value}" for key, value in sorted(settings.items()))
+    records = [record for record in evidence.at(scale) if record.unit not in CONSTANTS]
+    where = "held-out training images" if records[0].settings["validation"] else "the test set, read once"
     return (
         f"## Runs: {name}\n\n{markdown_table(header, lines, 'll' + 'r' * 7 + 'll' + 'rr')}\n"
         f"{_spread(evidence, scale)}"
-        f"`{scale}`: {REDUCED[scale]}; {evidence.study(scale)}; accuracies on {where}; {shown}.\n"
+        f"`{scale}`: {REDUCED[scale]}; {evidence.study(scale)}; accuracies on {where}; {settings_text(records)}.\n"
     )
 
 
@@ -249,10 +255,12 @@ def _spread(evidence: Evidence, scale: str) -> str:
     column, control = evidence.preregistered["column"], evidence.preregistered["control"]
     taught = evidence.values(scale, control, column)
     runs = [evidence.values(scale, name, column) for name in (COQUANT.name, *CONSTANTS)]
-    gains = [paired_difference(values, taught).estimate for values in runs if values.keys() & taught.keys()]
-    if len(gains) < 2:
+    seeds = set(taught).intersection(*runs)
+    if not seeds:
         return ""
-    return f"CoQuant's gain under {len(gains)} sets of its constants: from {min(gains):+.2f} to {max(gains):+.2f}.\n\n"
+    gains = [fmean(values[seed] - taught[seed] for seed in seeds) for values in runs]
+    words = f"CoQuant's gain under {len(gains)} sets of its constants, over the {len(seeds)} seeds that all have"
+    return f"{words}: from {min(gains):+.2f} to {max(gains):+.2f}.\n\n"
 
 
 def _line(
@@ -280,11 +288,13 @@ def _line(
 
 
 CAPTION = """\
-ResNet18 on CIFAR-10 at half size. Top-1 accuracy in percent after the last epoch, mean and standard deviation over
-seeds; each seed has an FP32 start of its own, shared by all arms. The gain is the arm less plain distillation from the
-highest bit-width, by seed; the intervals of the confirmatory arms cover together. *gains*: the interval lies above 0;
-*equal*: it lies inside the margin; neither is said before all planned seeds are recorded. The seminar prints no number
-for plain distillation: question, arms and margin are ours.
+ResNet18 of width 8 (Table 1: 16 at this scale, 64 in print) on CIFAR-10. Top-1 accuracy in percent after the last
+epoch, mean and standard deviation over seeds; each seed has an FP32 start of its own, shared by all arms. The gain is
+the arm less plain distillation from the highest bit-width, by seed; the intervals of the confirmatory arms cover
+together. *gains*: the interval lies above 0; *equal*: it lies inside the margin; neither is said before all planned
+seeds are recorded. The seminar prints no number for plain distillation: question, arms and margin are ours. Entropy
+summed over a batch, in place of its mean, is a lambda smaller by the batch, and a distance summed over weights one so
+large that nearness decides alone.
 """
 
 TARGET = Contest()

@@ -29,7 +29,7 @@ from repro.evidence.files import write_text
 from repro.evidence.intervals import mean_sd, pairing
 from repro.evidence.patterns import pattern_rows, pattern_table
 from repro.evidence.records import Evidence, unpack
-from repro.evidence.render import markdown_table, write_csv
+from repro.evidence.render import markdown_table, settings_text, write_csv
 from repro.targets import Context, Outcome, Scalar, Unit
 
 NUMERICS = 1
@@ -107,11 +107,11 @@ class DistillationStudy:
         def taught(student: nn.Module, steps: int) -> Step:
             return training_step(student, teacher=teacher, loss=loss)
 
-        return experiment.run(replace(unit, name=STUDENT), context, PROBLEM, taught)
+        return experiment.run(replace(unit, name=STUDENT), context, PROBLEM, step_of=taught)
 
     def rows(self, evidence: Evidence) -> list[Row]:
         """The preregistered patterns."""
-        return pattern_rows(evidence, evidence.values, tuple(self.scales))
+        return pattern_rows(evidence, evidence.values, "cpu")
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         """`distillation.csv` and `distillation.md`."""
@@ -129,7 +129,7 @@ class DistillationStudy:
             for name, evidence in sources.items()
             for scale in evidence.scales
         ]
-        claims = f"## Does a teacher help?\n\n{pattern_table(self.rows(judged), judged.preregistered)}"
+        claims = f"## Does a teacher help?\n\n{pattern_table(self.rows(judged), judged.preregistered, judged.values)}"
         return "\n".join((f"# {self.title}\n", CAPTION, claims, *(runs or ["Nothing is recorded yet.\n"])))
 
 
@@ -156,14 +156,13 @@ def _runs(name: str, evidence: Evidence, scale: str) -> str:
         )
     )
     header = ("network", *(f"seed {seed}" for seed in seeds), "mean ± sd")
-    settings = {key: value for r in evidence.records if r.scale == scale for key, value in r.settings.items()}
     paired = pairing(taught, plain)
     return "\n".join(
         (
             f"## Runs: {name}\n",
             markdown_table(header, lines, "l" + "r" * (len(seeds) + 1)),
             *_pairing(paired.correlation, paired.variance_ratio),
-            f"`{scale}`: {REDUCED[scale]}; {', '.join(f'{key} {value}' for key, value in sorted(settings.items()))}.\n",
+            f"`{scale}`: {REDUCED[scale]}; {settings_text(evidence.at(scale))}.\n",
         )
     )
 

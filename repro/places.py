@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +49,10 @@ class Places:
 
 def gather(target: Target, store: Store, units: Sequence[Unit] | None = None) -> Evidence:
     """What a store holds of `units`, by default of all that the target plans at every scale."""
-    if units is None:
-        units = [unit for scale in target.scales for unit in planned(target, scale)]
-    wanted = [Wanted(u.scale, u.name, u.seed, settings_hash(u.settings), u.numerics) for u in units]
-    return collect(target.name, wanted, store, preregistered(PREREGISTRATION, target.name)[0])
+    plan = _wanted(unit for scale in target.scales for unit in planned(target, scale))
+    wanted = plan if units is None else _wanted(units)
+    return collect(target.name, wanted, store, preregistered(PREREGISTRATION, target.name)[0], plan)
+
+
+def _wanted(units: Iterable[Unit]) -> list[Wanted]:
+    return [Wanted(u.scale, u.name, u.seed, settings_hash(u.settings), u.numerics) for u in units]

@@ -18,6 +18,7 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -292,7 +293,7 @@ class SizeLatency:
 
     def rows(self, evidence: Evidence) -> list[Row]:
         """The preregistered patterns."""
-        return pattern_rows(evidence, lambda *place: cell(evidence, *place), tuple(self.scales))
+        return pattern_rows(evidence, partial(cell, evidence), "cpu")
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         """Claims, page and, where anything is recorded, the plotted points and the picture of the largest scale."""
@@ -322,7 +323,7 @@ class SizeLatency:
             for scale in evidence.scales
         ]
         image = [f"![{self.title}]({self.name}.png)\n"] if picture and judged.scales else []
-        claims = f"## Claims\n\n{pattern_table(self.rows(judged), judged.preregistered)}"
+        claims = f"## Claims\n\n{pattern_table(self.rows(judged), judged.preregistered, partial(cell, judged))}"
         runs = runs or ["Nothing is recorded yet.\n"]
         return "\n".join((f"# {self.title}\n", CAPTION, *image, claims, *runs))
 
@@ -360,13 +361,12 @@ def _table(name: str, measured: Measured) -> str:
             low, middle, high = measured.quantiles(network, "speedup", batch)
             line.append(f"{middle:.2f} × ({low:.2f} to {high:.2f})")
         lines.append(line)
-    settings = sorted({key: value for record in measured.records for key, value in record.settings.items()}.items())
     workers = max(record.workers for record in measured.records)
     return "\n".join(
         (
             f"## Measured: {name}\n",
             markdown_table(header, lines, "l" + "r" * (len(header) - 1)),
-            f"{_where(measured)} {', '.join(f'{key} {value}' for key, value in settings)}, workers {workers}.\n",
+            f"{_where(measured)} {render.settings_text(measured.records)}, workers {workers}.\n",
         )
     )
 

@@ -31,4 +31,5 @@ TARGET = AdaptiveTable(
     },
     seeds={"smoke": 1, "cpu": 3, "gpu": 1, "paper": 3},
     ours=("cpu",),
+    doc=__doc__,
 )

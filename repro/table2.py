@@ -3,7 +3,8 @@
 Deviations of the scales built, numbered; the rest of what the paper does not say is in `repro.adaptive.settings`:
 
 1. All scales: the network's strides are those usual for CIFAR-10 (stem and second stage 1), its ReLU6 are ReLUs before
-   they are quantized, and a block's output, which has a sign, is not quantized (print: unknown).
+   they are quantized, and a block's output, which has a sign, is not quantized, nor then the next block's input (print:
+   unknown).
 2. `cpu`: width multiplier .25 (print: 1), a stem of stride 2 (print: unknown), 36,000 training images (print: 50,000);
    30 FP32 epochs and 1 quantized one (print: unknown, 100 to 200 by our reading).
 3. `smoke`: the same network, 2,000 training and 1,000 test images, 3 and 1 epochs.
@@ -33,4 +34,5 @@ TARGET = AdaptiveTable(
     },
     seeds={"smoke": 1, "cpu": 3, "gpu": 1, "paper": 3},
     ours=("cpu",),
+    doc=__doc__,
 )

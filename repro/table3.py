@@ -31,4 +31,5 @@ TARGET = AdaptiveTable(
     },
     seeds={"smoke": 1, "paper": 1},
     stand_ins={"smoke": StandIn(Problem(IMAGENET_RESNET18, CIFAR10), "CIFAR-10 through the ImageNet-stem network")},
+    doc=__doc__,
 )

@@ -37,4 +37,5 @@ TARGET = AdaptiveTable(
     stand_ins={
         "smoke": StandIn(Problem(FRAME_AVERAGED_RESNET18, MOVING_CIFAR), "moving CIFAR, the class of the image behind")
     },
+    doc=__doc__,
 )

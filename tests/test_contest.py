@@ -176,10 +176,20 @@ def test_a_gain_and_an_equality_are_read_from_simultaneous_intervals(tmp_path: P
 
 @pytest.mark.parametrize("seeds", [2, 10])
 def test_nothing_is_decided_before_all_planned_seeds_are_there(tmp_path: Path, seeds: int) -> None:
-    rows = TARGET.rows(evidence(tmp_path, {"coquant": 1.0}, seeds=seeds))
+    found = evidence(tmp_path, {"coquant": 1.0}, seeds=seeds)
+    rows = TARGET.rows(found)
     assert {(row.verdict, row.state, row.n) for row in rows} == {("", "missing", seeds)}
+    asked = gather(TARGET, Store(tmp_path), planned(TARGET, "cpu", seeds))
+    assert {(row.verdict, row.state, row.n) for row in TARGET.rows(asked)} == {("", "ok", seeds)}
     (gain,) = [row for row in rows if (row.row, row.claim) == ("coquant", GAINS)]
     assert (gain.low is not None) == (seeds == 10)
+
+
+def test_more_seeds_can_be_planned_from_what_is_recorded(tmp_path: Path) -> None:
+    (design,) = TARGET.designs(evidence(tmp_path, {}, seeds=8))
+    assert (design.scale, design.n, design.comparisons, design.effect) == ("cpu", 8, len(PLAN["arms"]), PLAN["margin"])
+    assert design.sd == pytest.approx(0.14, abs=0.08)
+    assert design.seconds == 2 + len(PLAN["arms"])
 
 
 def test_exploratory_arms_are_shown_without_a_verdict(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_seeds_and_hours_from_records(places: Places, capsys: pytest.CaptureFixt
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["table1", "--effect", ".6"], "table1 has no comparison to plan; there is figure4"),
+        (["table1", "--effect", ".6"], "table1 has no comparison to plan; there is contest, figure4"),
         (["figure4", "--effect", "0"], "--effect"),
         (["figure4", "--effect", "nan"], "effect=nan: give a number of points"),
         (["figure4", "--effect", ".6", "--power", "1"], "--power"),

@@ -11,6 +11,7 @@ from repro.evidence.records import Record, Store
 
 SMALL = {
     "width": 8, "train_images": 256, "test_images": 200, "batch": 32, "fp32_epochs": 4, "epochs": 4,
+    "bn_images": 256, "alpha_images": 256,
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -11,7 +11,6 @@ from repro.adaptive import delta_b
 from repro.adaptive.methods import INDIVIDUAL, METHODS, Method
 from repro.adaptive.settings import BEST_EPOCH
 from repro.evidence.claims import (
-    STATES,
     Judged,
     Pattern,
     Row,
@@ -27,6 +26,7 @@ from repro.evidence.records import Evidence
 from repro.published import Printed, PublishedTable
 
 DELTA_B = "delta_b"
+RANK, BOLD = "rank_by_delta_b", "bold_is_best"
 BY_DEFINITION = {"dq8": frozenset({8})}
 """Cells that are the Individual network's own: DQ (8 bit) at 8 bits is the individual 8-bit network."""
 
@@ -111,7 +111,7 @@ class Arithmetic:
         agree = first_equal <= last and best <= last_equal
         text = str(first_equal) if first_equal == last_equal else f"{first_equal}-{last_equal}"
         judged = Judged("consistent" if agree else "disputed", low=best, high=last)
-        return self._row("rank_by_delta_b", method, judged, text, f"the accuracies allow ranks {best} to {last}")
+        return self._row(RANK, method, judged, text, f"the accuracies allow ranks {best} to {last}")
 
     def _bold(self, method: str, column: str) -> Row:
         """Bold is for the best of a column, Individual left out."""
@@ -120,7 +120,7 @@ class Arithmetic:
         right = cells[method].value == cells[best].value
         judged = Judged("consistent" if right else "disputed", ours=float(cells[best]))
         reason = "" if right else f"{METHODS[best].label} has {cells[best]}"
-        return self._row("bold_is_best", method, judged, cells[method], reason)
+        return self._row(BOLD, method, judged, cells[method], reason)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Measured:
     Attributes:
         printed: the printed table.
         evidence: records of one store.
-        scale: of `scales`, or empty where nothing is built.
+        scale: of `RUN_SCALES`.
     """
 
     printed: PublishedTable
@@ -152,10 +152,13 @@ class Measured:
 
     def state(self, *methods: str) -> tuple[State, str]:
         """The worst state of the units that measure these methods, and its reason."""
-        found: list[tuple[State, str]] = [("ok", "")]
-        for method in methods:
-            found += [self.evidence.state(self.scale, unit) for unit, _ in METHODS[method].units()]
-        return max(found, key=lambda pair: STATES.index(pair[0]))
+        return self.evidence.worst(self.scale, _units(methods))
+
+    def cell(self, method: str, column: str) -> Mapping[int, float]:
+        """Accuracy at a bit-width or Delta_B, by seed."""
+        if column == DELTA_B:
+            return delta_b.by_seed(self._runs(method), self._runs(INDIVIDUAL))
+        return self.accuracy(method, int(column))
 
     def rows(self) -> list[Row]:
         """Every cell of the table, each Delta_B, and the patterns as far as they can be judged."""
@@ -194,14 +197,19 @@ class Measured:
         )
 
     def _pattern(self, pattern: Pattern) -> Row:
-        cells = {(m, str(b)): self.accuracy(m, b) for m in self.printed.methods for b in self.printed.bits}
-        individual = self._runs(INDIVIDUAL)
-        cells |= {(m, DELTA_B): delta_b.by_seed(self._runs(m), individual) for m in self.printed.methods}
         places = {place for contrast in pattern.contrasts for place in contrast.terms}
         methods = {method for method, _ in places} | {INDIVIDUAL for _, column in places if column == DELTA_B}
         state, reason = self.state(*sorted(methods))
+        judged = judge_seeds(pattern, {place: self.cell(*place) for place in places})
+        if not self.evidence.complete(self.scale, _units(methods)):
+            judged = judged._replace(verdict="")
         on_print = judge_print(pattern, printed_cells(self.printed))
-        return _pattern_row(self.printed, pattern, judge_seeds(pattern, cells), on_print, self.scale, state, reason)
+        return _pattern_row(self.printed, pattern, judged, on_print, self.scale, state, reason)
+
+
+def _units(methods: Iterable[str]) -> list[str]:
+    """The units that measure methods."""
+    return [unit for method in methods for unit, _ in METHODS[method].units()]
 
 
 def printed_cells(printed: PublishedTable) -> dict[tuple[str, str], Printed]:
@@ -233,17 +241,16 @@ def _pattern_row(
     )
 
 
-def rows(printed: PublishedTable, evidence: Evidence, built: tuple[str, ...]) -> list[Row]:
-    """All rows of a table: what needs no run first, then each scale that has records.
+def rows(printed: PublishedTable, evidence: Evidence, default: str) -> list[Row]:
+    """All rows of a table: what needs no run first, then what is judged at each scale.
 
-    Without any, these are the scales that seeds are planned for, else the largest built one.
+    Scales are those of `Evidence.judged_scales`.
     """
     found = Arithmetic(printed).rows()
     for pattern in patterns(evidence.preregistered):
         judged = judge_print(pattern, printed_cells(printed))
         found.append(_pattern_row(printed, pattern, judged, judged, "print"))
-    planned = tuple(evidence.preregistered.get("seeds", ()))
-    for scale in evidence.scales or planned or built[-1:] or ("",):
+    for scale in evidence.judged_scales(default):
         found += Measured(printed, evidence, scale).rows()
     return found
 

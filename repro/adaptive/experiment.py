@@ -38,13 +38,15 @@ def run(
     unit: Unit,
     context: Context,
     problem: Problem,
+    recipe: Recipe | None = None,
     step_of: Callable[[nn.Module, int], Step] | None = None,
     weight: Callable[[], nn.Module] | None = None,
 ) -> Outcome:
     """Run `unit` in `context.folder`, resuming what a killed run left there, and leave the network as its artefact.
 
-    `step_of(network, steps in all)` is the step that a quantized network is trained with in place of its method's,
-    `weight()` the quantizer of a weight in place of the nested one.
+    `recipe` is that of a unit at all bit-widths which is no row of the table of methods; `step_of(network, steps in
+    all)` is the step that a quantized network is trained with in place of its recipe's, `weight()` the quantizer of a
+    weight in place of the nested one.
     """
     # Defaults stand in for settings that this unit does not depend on.
     settings: dict[str, Any] = scale(**unit.settings)
@@ -52,12 +54,15 @@ def run(
     if unit.name == FLOAT:
         network: nn.Module = float_network(problem, settings, unit.seed).to(context.device)
         return _finish(network, _train_float(network, data, unit, context), data, unit, context)
-    method, bits = unit_of(unit.name)
-    network = _started(method.recipe, context.inputs[method.recipe.start] / ARTEFACT, data, weight)
-    if method.recipe.trained:
-        history = _train(network, method.recipe, bits, data, unit, context, step_of)
-        return _finish(network, history, data, unit, context)
-    return _measure(network, method.recipe, data, unit.seed, context)
+    bits: Sequence[int] = BITS
+    if recipe is None:
+        method, bits = unit_of(unit.name)
+        recipe = method.recipe
+    network = _started(recipe, context.inputs[recipe.start] / ARTEFACT, data, weight)
+    if recipe.trained:
+        history = _train(network, recipe, bits, data, unit, context, step_of)
+        return _finish(network, history, data, unit, context, passes=len(bits))
+    return _measure(network, recipe, data, unit.seed, context)
 
 
 class _Data:
@@ -120,9 +125,7 @@ def _started(recipe: Recipe, artefact: Path, data: _Data, weight: Callable[[], n
         if recipe.clip == "percentile" and settings["alpha_percentile"] is not None:
             set_alpha_at_percentile(network, data.train, settings["alpha_percentile"], settings["alpha_images"])
         return network
-    start = unit_of(recipe.start)[0].recipe
-    assert start is not None
-    network = quantized(network, start, settings, weight).to(device)
+    network = quantized(network, unit_of(recipe.start)[0].recipe, settings, weight).to(device)
     network.load_state_dict(load(artefact))
     return network
 
@@ -252,7 +255,9 @@ def _correct_at(network: nn.Module, bits: int, data: _Data) -> np.ndarray:
     return correct(network, data.test)
 
 
-def _finish(network: nn.Module, history: History, data: _Data, unit: Unit, context: Context) -> Outcome:
+def _finish(
+    network: nn.Module, history: History, data: _Data, unit: Unit, context: Context, passes: int = 1
+) -> Outcome:
     """The network of the epoch that is reported becomes the artefact, and its hits are kept."""
     save(network.state_dict(), context.folder / ARTEFACT)
     return Outcome(
@@ -260,7 +265,7 @@ def _finish(network: nn.Module, history: History, data: _Data, unit: Unit, conte
         best=history.best,
         correct=history.best_hits if unit.scale in BEST_EPOCH else history.last,
         curve=history.curve,
-        images=len(history.curve) * len(data.train) * data.train.batch,
+        images=passes * len(history.curve) * len(data.train) * data.train.batch,
     )
 
 

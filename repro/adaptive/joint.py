@@ -23,6 +23,9 @@ from repro.training.streams import stream
 class JointStep:
     """Forward and backward at each bit-width, the highest first; gradients accumulate.
 
+    Where blocks are swapped, what a bit-width teaches the lower ones is the output of its own pass, in which blocks of
+    its teacher stood: a pass without them would cost as much again. Paper B does not say which it is.
+
     Attributes:
         network: a quantized network with `blocks`.
         widths: bit-widths, the highest first.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from repro.adaptive.claims import Arithmetic, Measured
-from repro.adaptive.methods import INDIVIDUAL, METHODS, Method, methods
+from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
+from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS, Method, methods
 from repro.evidence.claims import Row
 from repro.evidence.intervals import Interval, mean_sd, rank_correlation
-from repro.evidence.patterns import BINDING, patterns
+from repro.evidence.patterns import pattern_table
 from repro.evidence.records import Evidence
-from repro.evidence.render import markdown_table, mean_text
+from repro.evidence.render import markdown_table, mean_text, settings_text
 from repro.published import Printed, PublishedTable, read
 
 REDUCED = {
@@ -21,13 +21,16 @@ REDUCED = {
 }
 
 
-def page(title: str, printed: PublishedTable, sources: Mapping[str, Evidence], rows: Sequence[Row]) -> str:
+def page(
+    title: str, printed: PublishedTable, sources: Mapping[str, Evidence], rows: Sequence[Row], deviations: str = ""
+) -> str:
     """The Markdown page of a table: print and each source of runs row by row, then every claim.
 
     Args:
         printed: the published table.
         sources: evidence by where it lies; the name heads its lines.
         rows: all claims, judged on the evidence to be reported.
+        deviations: Markdown that says what is not as printed.
     """
     measured = [
         (f"{name} {scale}".strip(), Measured(printed, evidence, scale))
@@ -42,10 +45,11 @@ def page(title: str, printed: PublishedTable, sources: Mapping[str, Evidence], r
         _table(printed, measured),
         *_scales(measured),
         *_order(printed, measured),
+        *([f"\n## What is not as printed\n\n{deviations}\n"] if deviations else []),
         "\n## Does the print follow from itself?\n\n",
         _arithmetic(printed),
         *_third_party(printed),
-        *_patterns(rows, next(iter(sources.values()))),
+        *_patterns(rows, printed, next(iter(sources.values()))),
     ]
     return "".join(parts)
 
@@ -58,7 +62,7 @@ def _table(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) ->
         lines.append(
             [METHODS[method].label, "published", *cells, _bold(printed, method, "delta_b", printed.delta_b(method))]
         )
-        lines += [["", name, *_ours(printed, runs, method)] for name, runs in measured]
+        lines += [["", _source(name, runs, method), *_cells(printed, runs, METHODS[method])] for name, runs in measured]
     for own in (method for method in methods().values() if method.origin):
         recorded = [(name, runs) for name, runs in measured if any(runs.accuracy(own, b) for b in printed.bits)]
         titles = [own.title, *[""] * len(recorded)]
@@ -72,11 +76,10 @@ def _bold(printed: PublishedTable, method: str, column: str, cell: Printed) -> s
     return f"**{cell}**" if (method, column) in printed.bold else str(cell)
 
 
-def _ours(printed: PublishedTable, runs: Measured, method: str) -> list[str]:
-    if not any(runs.accuracy(method, bits) for bits in printed.bits):
-        state, reason = runs.state(method)
-        return [f"{state} ({reason})", *[""] * len(printed.bits)]
-    return _cells(printed, runs, METHODS[method])
+def _source(name: str, runs: Measured, method: str) -> str:
+    """Whose runs these are, and the state of what is not `ok`."""
+    state, reason = runs.state(method)
+    return name if state == "ok" else f"{name}: {state} ({reason})"
 
 
 def _cells(printed: PublishedTable, runs: Measured, method: Method) -> list[str]:
@@ -98,12 +101,12 @@ def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
     """A line per source: what its scale means, its seeds and its settings."""
     lines = []
     for name, runs in measured:
-        records = [record for record in runs.evidence.records if record.scale == runs.scale]
-        settings = dict(sorted({k: v for record in records for k, v in record.settings.items()}.items()))
-        seeds = len({record.seed for record in records})
-        shown = ", ".join(f"{key} {value}" for key, value in settings.items())
-        study = runs.evidence.study(runs.scale)
-        lines.append(f"\n`{name}`: {REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}; {shown}.\n")
+        own = {FLOAT, *(unit for method in METHODS.values() for unit, _ in method.units())}
+        records = [record for record in runs.evidence.at(runs.scale) if record.unit in own]
+        seeds, study = len({record.seed for record in records}), runs.evidence.study(runs.scale)
+        lines.append(
+            f"\n`{name}`: {REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}; {settings_text(records)}.\n"
+        )
     if lines and not any(runs.scale in ("gpu", "paper") for _, runs in measured):
         lines.append("\nAt these scales a difference to the print is shown without a verdict.\n")
     if not lines:
@@ -126,9 +129,19 @@ def _order(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) ->
 
 
 def _arithmetic(printed: PublishedTable) -> str:
-    """Each printed Delta_B against the interval that its row allows, and whether the undisputed ones go together."""
+    """Each printed Delta_B and rank against what its row allows, whether the undisputed ones go together, and bold."""
     found = Arithmetic(printed)
-    header = ["method", "printed Delta_B", "derivable interval", "nearest derivable", "gap", "verdict"]
+    ranks = {row.row: row for row in found.rows() if row.claim == RANK}
+    header = [
+        "method",
+        "printed Delta_B",
+        "derivable interval",
+        "nearest derivable",
+        "gap",
+        "verdict",
+        "rank",
+        "allowed",
+    ]
     lines = []
     for method in found.compared:
         low, high = (float(bound) for bound in found.bounds[method])
@@ -136,13 +149,27 @@ def _arithmetic(printed: PublishedTable) -> str:
         disputed = judged.verdict == "disputed"
         nearest = f"{judged.ours:.{cell.decimals}f}" if disputed else ""
         gap = f"{judged.theta:+.{cell.decimals}f}" if disputed else ""
-        lines.append([METHODS[method].label, str(cell), f"{low:.3f} to {high:.3f}", nearest, gap, judged.verdict])
+        rank = ranks[method]
+        allowed = f"{rank.low:g} to {rank.high:g}" + ", disputed" * (rank.verdict == "disputed")
+        follows = (METHODS[method].label, str(cell), f"{low:.3f} to {high:.3f}", nearest, gap, judged.verdict)
+        lines.append((*follows, rank.published, allowed))
     able = "can" if found.joint.possible else "cannot"
-    return markdown_table(header, lines, "lrrrrl") + (
+    return markdown_table(header, lines, "lrrrrlrr") + (
         f"\nDisputed means: not derivable by rounding from its row in the {printed.read_from}; the gap is "
         f"printed minus nearest derivable. The {len(found.undisputed)} undisputed rows {able} hold together over "
-        f"one set of Individual accuracies (linear program, slack {found.joint.slack:+.4f} points).\n"
+        f"one set of Individual accuracies (linear program, slack {found.joint.slack:+.4f} points). Rank: by printed "
+        f"Delta_B, beside those that the accuracies allow.\n{_best(found)}"
     )
+
+
+def _best(found: Arithmetic) -> str:
+    """Whether what is printed in bold is the best of its column."""
+    bold = [row for row in found.rows() if row.claim == BOLD]
+    words = [
+        f"{METHODS[row.row].label}'s {row.published}" + (f": disputed, {row.reason}" if row.reason else ", the best")
+        for row in bold
+    ]
+    return f"\nPrinted bold in the column of Delta_B: {'; '.join(words)}.\n" if words else ""
 
 
 def _third_party(printed: PublishedTable) -> list[str]:
@@ -166,30 +193,19 @@ def _third_party(printed: PublishedTable) -> list[str]:
     return [
         "\n## What third parties report\n\n",
         markdown_table(header, lines, "lrrrrll"),
-        "\nThe same methods, network and data under other recipes: where the difference is many times the last digit, "
-        "the recipe decides more than the method does.\n",
+        "\nThe same methods, network and data under other recipes and, where it is said, for other sets of "
+        "bit-widths: where these differences exceed those between methods, such choices decide more than the method.\n",
     ]
 
 
-def _patterns(rows: Sequence[Row], evidence: Evidence) -> list[str]:
-    """Each pattern on the print and at every scale: the contrast that binds, its interval, the verdict."""
-    statements = {pattern.name: pattern.statement for pattern in patterns(evidence.preregistered)}
+def _patterns(rows: Sequence[Row], printed: PublishedTable, evidence: Evidence) -> list[str]:
+    """Each pattern on the print and at every scale."""
     judged = [row for row in rows if row.kind == "pattern"]
     if not judged:
         return []
-    header = ["pattern", "on", "binding contrast", "value", "95 % interval", "margin", "n", "verdict", "state"]
-    lines = [
-        [
-            statements.get(row.claim, row.claim) if row.scale == "print" else "",
-            row.scale,
-            row.reason.removeprefix(BINDING) if row.state == "ok" else "",
-            "" if row.ours is None else f"{row.ours:.2f}",
-            "" if row.low is None or row.high is None else f"{row.low:.2f} to {row.high:.2f}",
-            f"{row.margin:g}",
-            "" if row.n is None else str(row.n),
-            row.verdict,
-            row.state if row.state == "ok" else f"{row.state} ({row.reason})",
-        ]
-        for row in sorted(judged, key=lambda row: [r.claim for r in judged].index(row.claim))
-    ]
-    return ["\n## Patterns\n\n", markdown_table(header, lines, "lllrrrrll")]
+    together = sorted(judged, key=lambda row: [r.claim for r in judged].index(row.claim))
+
+    def cell(scale: str, method: str, column: str) -> Mapping[int, float]:
+        return Measured(printed, evidence, scale).cell(method, column)
+
+    return ["\n## Patterns\n\n", pattern_table(together, evidence.preregistered, cell)]

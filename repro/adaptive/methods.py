@@ -56,6 +56,13 @@ class Recipe:
         ):
             if unused and not self.soft_target:
                 raise UsageError(f"a recipe with {choice} needs a teacher: name a soft_target")
+        if self.start == FLOAT and self.clip == "start":
+            raise UsageError(f"a recipe from {FLOAT} has no clip levels to start with: give another clip")
+        if self.start != FLOAT and (self.clip != "start" or self.batch_norm not in ("start", "calibrated")):
+            remedy = "give clip='start', and batch_norm='start' or 'calibrated'"
+            raise UsageError(f"a recipe from {self.start} keeps its network: {remedy}")
+        if self.trained and (self.clip == "percentile" or self.batch_norm == "calibrated"):
+            raise UsageError(f"clip={self.clip!r} with batch_norm={self.batch_norm!r} cannot be trained: trained=False")
 
 
 @dataclass(frozen=True)
@@ -144,11 +151,15 @@ def methods() -> Mapping[str, Method]:
             raise UsageError(f"{package}: {point.name!r} under {ENTRY_POINTS} cannot be loaded: {error}") from error
         if not isinstance(method, Method):
             raise UsageError(f"{package} registers {point.name!r} under {ENTRY_POINTS}: it is no Method")
-        starts = {FLOAT, *(unit for known in found.values() for unit, _ in known.units())}
-        if method.name in starts | found.keys():
+        known = {unit: row for row in found.values() for unit, _ in row.units()}
+        starts = {FLOAT, *(unit for unit, row in known.items() if row.recipe.trained and row.origin != OURS)}
+        if method.name in {FLOAT} | known.keys() | found.keys():
             raise UsageError(f"{package} registers a method {method.name!r}: there is one of this name")
         if method.recipe.start not in starts:
-            raise UsageError(f"method {method.name!r} of {package} starts from {method.recipe.start!r}: no such unit")
+            raise UsageError(
+                f"method {method.name!r} of {package} starts from {method.recipe.start!r}: "
+                f"give one of {', '.join(sorted(starts))}"
+            )
         found[method.name] = replace(method, origin=package)
     return found
 

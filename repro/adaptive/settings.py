@@ -52,19 +52,19 @@ _ALL = (
     Setting("epochs", 200, 1, 1000, "quantized epochs per bit-width"),
     Setting("lr", 0.05, 0, 10, "peak learning rate of all that is not quantized, cosine to 0", ".1, .01"),
     Setting("weight_lr", 0.005, 0, 10, "peak learning rate of quantized weights, cosine to 0", ".05, as the rest"),
-    Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8, or a percentile"),
+    Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8"),
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
     Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0, 6e-2 at low bits"),
     Setting("realign_in_graph", False, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "they are"),
     Setting("lambda_end", 0.02, 0, 1e3, "CoQuant: weight of nearness in teacher selection, from 0 to this", "1"),
-    Setting("soft_weight", 1.0, 0, 100, "weight of the soft target's cross-entropy"),
+    Setting("soft_weight", 1.0, 1e-6, 100, "weight of the soft target's cross-entropy"),
     Setting("matched_loss", False, 0, 1, "divide the loss of a taught bit-width by the sum of its weights"),
     Setting("temperature", 1.0, 0.01, 100, "of the soft target"),
     Setting("swap_start", 0.1, 0, 1, "CoQuant: probability that a block is the student's, from this to 1", ".5"),
     Setting("swap_by_depth", True, 0, 1, "CoQuant: early blocks use the teacher more, linear in their index", "alike"),
     Setting("swap_trains_teacher", False, 0, 1, "CoQuant: swapped blocks learn from the student's loss", "they do"),
     Setting("mixer_uniform", 0.5, 0, 1, "Bit-Mixer: first part of training, one bit-width for all layers"),
-    Setting("alpha_percentile", 99.9, 0, 100, "DQ (32 bit): clip level, of each activation", "100 (the maximum)"),
+    Setting("alpha_percentile", 99.9, 0.01, 100, "DQ (32 bit): clip level, of each activation", "100 (the maximum)"),
     Setting("alpha_images", 1000, 1, 50_000, "DQ (32 bit): training images that set clip levels"),
     Setting("bn_images", 10_000, 1, 50_000, "BN calibration: training images, statistics averaged over batches"),
     Setting("bn_augmented", True, 0, 1, "BN calibration: images augmented as in training", "plain images"),
@@ -101,8 +101,10 @@ def check(settings: Mapping[str, Scalar]) -> None:
     for name, value in settings.items():
         SETTINGS[name].check(value)
     batch, images = settings["batch"], settings.get("train_images")
-    if images is not None and batch > images:  # type: ignore[operator]
-        raise UsageError(f"batch={batch}: give at most train_images={images}")
+    for name in ("batch", "bn_images", "alpha_images"):
+        used = settings.get(name)
+        if images is not None and used is not None and used > images:  # type: ignore[operator]
+            raise UsageError(f"{name}={used}: give at most train_images={images}")
     calibration = settings.get("bn_images")
     if calibration is not None and batch > calibration:  # type: ignore[operator]
         raise UsageError(f"bn_images={calibration}: give at least batch={batch}")

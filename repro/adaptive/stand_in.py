@@ -11,7 +11,7 @@ from repro.adaptive.problems import StandIn
 from repro.evidence.claims import STAND_IN, Row
 from repro.evidence.intervals import mean_sd
 from repro.evidence.records import Evidence
-from repro.evidence.render import markdown_table
+from repro.evidence.render import markdown_table, settings_text
 from repro.published import PublishedTable
 
 StandIns = Mapping[str, StandIn]
@@ -77,10 +77,9 @@ def _section(title: str, name: str, runs: Measured, stand_in: StandIn) -> str:
         if any(cells) or not method.origin:
             shown = [f"{sum(values) / len(values):.1f}" if values else "–" for values in cells]
             lines.append((method.title, *shown))
-    settings = {k: v for r in runs.evidence.records if r.scale == runs.scale for k, v in sorted(r.settings.items())}
     return (
         f"\n## Stand-in, {f'{name} {runs.scale}'.strip()}: {stand_in.words}\n\n"
         f"Not {title}, and no evidence for it: other data stand in, to prove that the pipeline runs. Top-1 accuracy in "
-        f"percent. {', '.join(f'{key} {value}' for key, value in sorted(settings.items()))}.\n\n"
+        f"percent. {settings_text(runs.evidence.at(runs.scale))}.\n\n"
         f"{markdown_table(header, lines, 'l' + 'r' * len(runs.printed.bits))}"
     )

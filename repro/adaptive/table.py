@@ -46,6 +46,7 @@ class AdaptiveTable:
         seeds: their number, by scale.
         ours: scales at which the rows that are ours are run too, after all that are printed.
         stand_ins: scales that another problem is run at, to prove the pipeline where the data are not here.
+        doc: of the module that declares it: a line, and then what is not as printed, which its page shows.
     """
 
     together: ClassVar[bool] = True
@@ -60,6 +61,7 @@ class AdaptiveTable:
     kind: str = "table"
     artefact: str = "network.pt"
     values_unit: str = "% top-1"
+    doc: str | None = None
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -116,8 +118,8 @@ class AdaptiveTable:
         return run(unit, context, self.problem_at(unit.scale))
 
     def rows(self, evidence: Evidence) -> list[Row]:
-        built = tuple(scale for scale in self.scales if scale not in self.stand_ins)
-        rows = claims.rows(self.published, stand_in.proper(evidence, self.stand_ins), built)
+        *_, largest = (scale for scale in self.scales if scale not in self.stand_ins)
+        rows = claims.rows(self.published, stand_in.proper(evidence, self.stand_ins), largest)
         return [*map(self._for_want_of_data, rows), *stand_in.rows(self.published, evidence, self.stand_ins)]
 
     def _for_want_of_data(self, row: Row) -> Row:
@@ -129,7 +131,8 @@ class AdaptiveTable:
     def _page(self, sources: Mapping[str, Evidence], rows: list[Row]) -> str:
         own = {name: stand_in.proper(evidence, self.stand_ins) for name, evidence in sources.items()}
         claimed = [row for row in rows if row.claim != STAND_IN]
-        return layout.page(self.title, self.published, own, claimed) + stand_in.sections(
+        _, _, deviations = (self.doc or "").partition("\n\n")
+        return layout.page(self.title, self.published, own, claimed, deviations.strip()) + stand_in.sections(
             self.title, self.published, sources, self.stand_ins
         )
 

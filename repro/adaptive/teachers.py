@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,6 @@ from repro.networks.quantize import QuantizedConv2d, set_bits
 from repro.training import distributed
 
 Rule = Literal["next_higher", "highest", "nearest", "random", "selected"]
-RULES: tuple[Rule, ...] = get_args(Rule)
-
 Distances = Mapping[tuple[int, int], float]
 """Of the quantized weights at two bit-widths, by (teacher, student)."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from repro.evidence.claims import STATES, Contrast, Pattern, Place, Row, judge_seeds
+from repro.evidence.claims import RUN_SCALES, Contrast, Pattern, Place, Row, judge_seeds
+from repro.evidence.intervals import pairing
 from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table, number
 
@@ -51,17 +52,17 @@ def _terms(text: str) -> dict[Place, float]:
 def pattern_rows(
     evidence: Evidence,
     cell: Cell,
-    scales: tuple[str, ...],
+    default: str,
     units: Callable[[str], Sequence[str]] = lambda row: (row,),
 ) -> list[Row]:
-    """Every preregistered pattern, judged at each scale that has records, or `missing` at the last of `scales`.
+    """Every preregistered pattern, judged at each of `Evidence.judged_scales(default)`.
 
     `units(row)` are those that the row of a contrast's cell is measured by, by default one of the same name; the state
-    is the worst of theirs.
+    is the worst of theirs, and there is no verdict before they are complete.
     """
     return [
         _row(pattern, evidence, cell, scale, units)
-        for scale in evidence.scales or scales[-1:]
+        for scale in evidence.judged_scales(default)
         for pattern in patterns(evidence.preregistered)
     ]
 
@@ -69,8 +70,10 @@ def pattern_rows(
 def _row(pattern: Pattern, evidence: Evidence, cell: Cell, scale: str, units: Callable[[str], Sequence[str]]) -> Row:
     places = sorted({place for contrast in pattern.contrasts for place in contrast.terms})
     judged = judge_seeds(pattern, {place: cell(scale, *place) for place in places})
-    states = [evidence.state(scale, unit) for row, _ in places for unit in units(row)]
-    state, reason = max(states, key=lambda pair: STATES.index(pair[0]))
+    measured = [unit for row, _ in places for unit in units(row)]
+    if not evidence.complete(scale, measured):
+        judged = judged._replace(verdict="")
+    state, reason = evidence.worst(scale, measured)
     return Row(
         target=evidence.target,
         claim=pattern.name,
@@ -82,22 +85,42 @@ def _row(pattern: Pattern, evidence: Evidence, cell: Cell, scale: str, units: Ca
     )
 
 
-def pattern_table(rows: Sequence[Row], preregistered: Mapping[str, Any]) -> str:
-    """Judged patterns as a Markdown table: statement, binding contrast with its interval, verdict and state."""
+def pattern_table(rows: Sequence[Row], preregistered: Mapping[str, Any], cell: Cell) -> str:
+    """Judged patterns as a Markdown table: statement, binding contrast with its interval, verdict and state.
+
+    Pairing by seed is measured: for a difference of two cells, their correlation over seeds, and Var(difference) /
+    (sum of their variances), which is 1 where pairing does nothing.
+    """
     statements = {pattern.name: pattern.statement for pattern in patterns(preregistered)}
-    header = ("claim", "scale", "binding contrast", "value", "95 % interval", "margin", "n", "verdict", "state")
-    lines = [
-        (
-            statements[row.claim],
-            row.scale,
-            row.reason.removeprefix(BINDING) if row.state == "ok" else "",
-            number(row.ours, 3),
-            "" if row.low is None else f"{number(row.low, 3)} to {number(row.high, 3)}",
-            number(row.margin),
-            number(row.n),
-            row.verdict,
-            row.state if row.state == "ok" else f"{row.state} ({row.reason})",
+    header = (
+        "claim", "scale", "binding contrast", "value", "95 % interval", "margin", "n", "correlation", "variance ratio",
+        "verdict", "state",
+    )  # fmt: skip
+    lines, last = [], ""
+    for row in rows:
+        binding = row.reason.removeprefix(BINDING) if row.state == "ok" else ""
+        lines.append(
+            (
+                statements[row.claim] if row.claim != last else "",
+                row.scale,
+                binding,
+                number(row.ours, 4),
+                "" if row.low is None else f"{number(row.low, 4)} to {number(row.high, 4)}",
+                number(row.margin),
+                number(row.n),
+                *_pairing(row.scale, binding, cell),
+                row.verdict,
+                row.state if row.state == "ok" else f"{row.state} ({row.reason})",
+            )
         )
-        for row in rows
-    ]
-    return markdown_table(header, lines, "lllrrrrll")
+        last = row.claim
+    return markdown_table(header, lines, "lllrrrrrrll")
+
+
+def _pairing(scale: str, contrast: str, cell: Cell) -> tuple[str, str]:
+    """How the two cells of a contrast hang together over seeds: correlation and variance ratio, where there are any."""
+    places = _terms(contrast) if contrast and scale in RUN_SCALES else {}
+    if len(places) != 2:
+        return "", ""
+    found = pairing(*(cell(scale, *place) for place in places))
+    return number(found.correlation, 2), number(found.variance_ratio, 2)

@@ -9,15 +9,16 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
+from statistics import fmean
 from typing import IO, TYPE_CHECKING, Any
 
 from repro.evidence.canonical import digest, short_digest
-from repro.evidence.claims import RUN_SCALES, State
+from repro.evidence.claims import RUN_SCALES, STATES, State
 from repro.evidence.files import publish
 from repro.evidence.preregistration import section_hash
 
@@ -369,6 +370,8 @@ class Evidence:
     damaged: tuple[Damaged, ...] = ()
     preregistered: Mapping[str, Any] = field(default_factory=dict)
     """The target's section of the preregistration."""
+    planned: tuple[Wanted, ...] = ()
+    """What the target asks for where nobody asks for other settings or another number of seeds."""
 
     @property
     def unregistered(self) -> tuple[Record, ...]:
@@ -377,12 +380,20 @@ class Evidence:
         return tuple(record for record in self.records if record.preregistration != plan)
 
     def study(self, scale: str) -> str:
-        """`confirmatory` or `exploratory`, as planned; exploratory too where records came before the present plan."""
-        earlier = sum(record.scale == scale for record in self.unregistered)
-        if not earlier:
-            return str(self.preregistered.get("study", "exploratory"))
-        count = sum(record.scale == scale for record in self.records)
-        return f"exploratory, {earlier} of {count} records made under another plan than today's"
+        """`confirmatory` or `exploratory`, as planned for the scale.
+
+        Exploratory too where records came before the present plan, or have settings or seeds that are not planned.
+        """
+        if scale not in self.preregistered.get("seeds", {}):
+            return "exploratory"
+        planned, records = set(map(_key, self.planned)), self.at(scale)
+        other = [record for record in records if _key(record) not in planned]
+        earlier = [record for record in self.unregistered if record.scale == scale]
+        if other:
+            return f"exploratory, {len(other)} of {len(records)} records with settings or seeds that are not planned"
+        if earlier:
+            return f"exploratory, {len(earlier)} of {len(records)} records made under another plan than today's"
+        return str(self.preregistered.get("study", "exploratory"))
 
     @cached_property
     def _by_unit(self) -> dict[tuple[str, str], dict[int, Record]]:
@@ -394,7 +405,19 @@ class Evidence:
     @property
     def scales(self) -> tuple[str, ...]:
         """Scales with any record, smallest first."""
-        return tuple(scale for scale in RUN_SCALES if any(record.scale == scale for record in self.records))
+        return tuple(scale for scale in RUN_SCALES if self.at(scale))
+
+    def at(self, scale: str) -> tuple[Record, ...]:
+        """The records of one scale."""
+        return tuple(record for record in self.records if record.scale == scale)
+
+    def judged_scales(self, default: str) -> tuple[str, ...]:
+        """Scales whose claims are shown: those with any record, and those that seeds are planned for; or the default.
+
+        Smallest first.
+        """
+        found = {*self.scales, *self.preregistered.get("seeds", ())} or {default}
+        return tuple(sorted(found, key=RUN_SCALES.index))
 
     def seeds(self, scale: str, unit: str) -> dict[int, Record]:
         """The unit's records by seed, in order of the seed."""
@@ -432,15 +455,42 @@ class Evidence:
                 return "stale", f"recorded at numerics {found[w.seed].numerics}, now {w.numerics}"
         return "ok", ""
 
+    def core_seconds(self, scale: str, units: Iterable[str]) -> float:
+        """Of one core for one seed of these units: the sum of their mean times."""
+        recorded = [self.seeds(scale, unit).values() for unit in units]
+        return sum(fmean(record.wall_seconds for record in records) for records in recorded if records)
+
+    def worst(self, scale: str, units: Iterable[str]) -> tuple[State, str]:
+        """The worst state of several units, with its reason."""
+        return max((self.state(scale, unit) for unit in units), key=lambda pair: STATES.index(pair[0]))
+
+    def complete(self, scale: str, units: Iterable[str]) -> bool:
+        """Whether a verdict may rest on these units: they are `ok`, and all seeds that are planned are there.
+
+        The number of seeds is fixed beforehand: there is no look in between.
+        """
+        names = set(units)
+        planned = {(w.unit, w.seed) for w in self.planned if w.scale == scale and w.unit in names}
+        found = {(unit, seed) for unit in names for seed in self.seeds(scale, unit)}
+        return self.worst(scale, names)[0] == "ok" and planned <= found
+
+
+def _key(asked: Wanted | Record) -> tuple[str, str, int, str]:
+    return asked.scale, asked.unit, asked.seed, asked.settings_hash
+
 
 def collect(
-    target: str, wanted: Sequence[Wanted], store: Store, preregistered: Mapping[str, Any] | None = None
+    target: str,
+    wanted: Sequence[Wanted],
+    store: Store,
+    preregistered: Mapping[str, Any] | None = None,
+    planned: Sequence[Wanted] | None = None,
 ) -> Evidence:
-    """Read a store and sort its records of one target by whether they are wanted."""
+    """Read a store and sort its records of one target by whether they are wanted; what is wanted is what is planned."""
     records, damaged = store.read(target)
-    keys = {(w.scale, w.unit, w.seed, w.settings_hash) for w in wanted}
+    keys = set(map(_key, wanted))
     records.sort(key=lambda r: (RUN_SCALES.index(r.scale), r.unit, r.seed))
-    matches = [(r.scale, r.unit, r.seed, r.settings_hash) in keys for r in records]
+    matches = [_key(record) in keys for record in records]
     return Evidence(
         target,
         tuple(wanted),
@@ -448,4 +498,5 @@ def collect(
         others=tuple(r for r, match in zip(records, matches, strict=True) if not match),
         damaged=tuple(damaged),
         preregistered=dict(preregistered or {}),
+        planned=tuple(wanted if planned is None else planned),
     )

@@ -56,6 +56,15 @@ def mean_text(mean: float, sd: float | None, decimals: int = 1) -> str:
     return f"{mean:.{decimals}f}" if sd is None else f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
 
 
+def settings_text(records: Iterable[Record]) -> str:
+    """The settings that records were made with; those that differ between units are left to the records."""
+    found: dict[str, set[object]] = {}
+    for record in records:
+        for key, value in record.settings.items():
+            found.setdefault(key, set()).add(value)
+    return ", ".join(f"{key} {value}" for key, (value, *others) in sorted(found.items()) if not others)
+
+
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]], digits: int = 6) -> str:
     """CSV with a header, `\\n` at every line's end, numbers as `number` shows them.
 

@@ -7,11 +7,9 @@ import statistics
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from functools import cache
-from statistics import fmean
 
 from repro.adaptive.problems import IMAGENET
 from repro.evidence.claims import (
-    STATES,
     Judged,
     Row,
     State,
@@ -94,8 +92,14 @@ class Ours:
 
     def state(self, cells: Sequence[Cell]) -> tuple[State, str]:
         """The worst state of the units of these cells."""
-        states = [self.evidence.state(self.scale, cell.unit(self.network.name)) for cell in cells]
-        return max(states, key=lambda pair: STATES.index(pair[0]))
+        return self.evidence.worst(self.scale, self._units(cells))
+
+    def complete(self, cells: Sequence[Cell]) -> bool:
+        """Whether a verdict may rest on these cells."""
+        return self.evidence.complete(self.scale, self._units(cells))
+
+    def _units(self, cells: Sequence[Cell]) -> list[str]:
+        return [cell.unit(self.network.name) for cell in cells]
 
 
 # --- the print by itself ---------------------------------------------------------------------------------------------
@@ -203,7 +207,8 @@ def _direction_row(
     column = _width(bits) if ours is None else f"{ours.network.name} {_width(bits)}"
     state, reason = OK if ours is None else ours.state(cells)
     scale = PRINT if ours is None else ours.scale
-    verdict: Verdict = same_side(interval, published.estimate) if interval and state == "ok" else ""
+    decided = ours is None or ours.complete(cells)
+    verdict: Verdict = same_side(interval, published.estimate) if interval and decided else ""
     return _row(claim, scale, name, column, interval, verdict, f"{published.estimate:+.3f}", state, reason)
 
 
@@ -266,7 +271,7 @@ def _patterns(ours: Ours | None, evidence: Evidence) -> Iterator[Row]:
         if all(map(_is_top1, places)):
             on_print = f"{judge_seeds(pattern, {place: _values(None, place) for place in places}).theta:g}"
         state, reason = OK if ours is None else ours.state(sorted(cells))
-        if state != "ok":  # the number of seeds is fixed: there is no look in between
+        if ours is not None and not ours.complete(sorted(cells)):
             judged = judged._replace(verdict="")
         yield _pattern_row(ours, pattern.name, judged, on_print, state, reason)
 
@@ -319,7 +324,7 @@ def _ranks(ours: Ours) -> Iterator[Row]:
     for bits in ours.bits:
         interval = rank_agreement(ours.study(bits).means(), print_study(bits).means())
         state, reason = ours.state(ours.cells(bits))
-        verdict: Verdict = same_side(interval, 1.0) if interval and state == "ok" else ""
+        verdict: Verdict = same_side(interval, 1.0) if interval and ours.complete(ours.cells(bits)) else ""
         column = f"{ours.network.name} {_width(bits)}"
         yield _row("rank_correlation", ours.scale, "all pairs", column, interval, verdict, "1", state, reason)
 
@@ -340,20 +345,11 @@ def designs(evidence: Evidence) -> list[Design]:
                         sd,
                         len(study.seeds),
                         len(study.cells) - 1,
-                        _seconds(evidence, scale, [network.start, *(c.unit(network.name) for c in study.cells)]),
+                        evidence.core_seconds(scale, [network.start, *(c.unit(network.name) for c in study.cells)]),
                         published,
                     )
                 )
     return found
-
-
-def _seconds(evidence: Evidence, scale: str, units: Sequence[str]) -> float:
-    """Of one core for one seed of these units: the sum of their mean times."""
-    return sum(
-        fmean(record.wall_seconds for record in records.values())
-        for records in (evidence.seeds(scale, unit) for unit in units)
-        if records
-    )
 
 
 def _width(bits: int) -> str:

@@ -11,7 +11,7 @@ from repro.evidence.intervals import Interval, mean_sd, t_interval
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import power, seeds_needed
 from repro.evidence.records import Evidence
-from repro.evidence.render import csv_text, fingerprint, markdown_table, number, save_figure, write_csv
+from repro.evidence.render import csv_text, fingerprint, markdown_table, number, save_figure, settings_text, write_csv
 from repro.figure4 import EWGS, MAIN, SCALES, picture, trained
 from repro.figure4.cells import Cell, printed, widths
 from repro.figure4.claims import OUTCOMES, TARGET, TOP1, Ours, designs, print_study
@@ -312,14 +312,9 @@ def _with_interval(interval: Interval, digits: int) -> str:
 
 
 def _settings(ours: Ours) -> str:
-    """What the records of this network were made with; values that differ between units are left to the records."""
-    found: dict[str, set[object]] = {}
-    for record in ours.evidence.records:
-        if record.scale == ours.scale and record.unit.startswith(f"{ours.network.name}_"):
-            for key, value in record.settings.items():
-                found.setdefault(key, set()).add(value)
-    same = {key: values for key, values in found.items() if len(values) == 1}
-    return f"`{ours.scale}`: {', '.join(f'{key} {value}' for key, (value,) in sorted(same.items()))}.\n"
+    """What the records of this network were made with."""
+    own = [record for record in ours.evidence.at(ours.scale) if record.unit.startswith(f"{ours.network.name}_")]
+    return f"`{ours.scale}`: {settings_text(own)}.\n"
 
 
 def _power(name: str, evidence: Evidence) -> list[str]:

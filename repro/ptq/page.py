@@ -11,7 +11,7 @@ from repro.evidence.files import write_text
 from repro.evidence.intervals import mean_sd
 from repro.evidence.patterns import BINDING, pattern_rows, pattern_table, patterns
 from repro.evidence.records import Evidence
-from repro.evidence.render import csv_text, fingerprint, markdown_table, save_figure, write_csv
+from repro.evidence.render import csv_text, fingerprint, markdown_table, save_figure, settings_text, write_csv
 from repro.ptq import DRAWN, NETWORKS, Cell, cells, float_unit, picture
 from repro.published import Printed, read
 
@@ -41,8 +41,12 @@ def rows(evidence: Evidence, scales: tuple[str, ...]) -> list[Row]:
     """The print against itself, the printed numbers beside ours, and the preregistered patterns."""
     return [
         *_print_rows(evidence),
-        *(_anchor(evidence, scale, bits) for scale in (*(evidence.scales or scales[-1:]), "paper") for bits in ANCHORS),
-        *pattern_rows(evidence, evidence.values, scales),
+        *(
+            _anchor(evidence, scale, bits)
+            for scale in (*evidence.judged_scales(scales[-1]), "paper")
+            for bits in ANCHORS
+        ),
+        *pattern_rows(evidence, evidence.values, scales[-1]),
     ]
 
 
@@ -174,7 +178,7 @@ def _published() -> str:
 def _claims(evidence: Evidence, judged: Sequence[Row]) -> str:
     plan = evidence.preregistered
     known = {"patterns": [*plan.get("print_patterns", ()), *plan.get("patterns", ())]}
-    return "## Claims\n\n" + pattern_table([row for row in judged if row.kind == "pattern"], known)
+    return "## Claims\n\n" + pattern_table([row for row in judged if row.kind == "pattern"], known, evidence.values)
 
 
 def results(name: str, evidence: Evidence, scale: str) -> str:
@@ -188,12 +192,10 @@ def results(name: str, evidence: Evidence, scale: str) -> str:
             for cell in cells(WIDTHS)
             if cell.network == network and evidence.seeds(scale, cell.unit)
         ]
-    settings = {key: value for r in evidence.records if r.scale == scale for key, value in r.settings.items()}
-    seeds = len({record.seed for record in evidence.records if record.scale == scale})
-    shown = ", ".join(f"{key} {value}" for key, value in sorted(settings.items()))
+    seeds = len({record.seed for record in evidence.at(scale)})
     return (
         f"## Results: {name}\n\n{markdown_table(header, lines, 'lrllrrrr')}\n"
-        f"`{scale}`: {SCALES.get(scale, scale)}; {seeds} seed{'s' * (seeds > 1)}; {shown}. "
+        f"`{scale}`: {SCALES.get(scale, scale)}; {seeds} seed{'s' * (seeds > 1)}; {settings_text(evidence.at(scale))}. "
         f"Every layer is in `{TARGET}_layers.csv`; drawn is {DRAWN[1]} of {NETWORKS[DRAWN[0]]}.\n"
     )
 

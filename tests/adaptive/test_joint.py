@@ -115,6 +115,26 @@ def test_lambda_rises_linearly_and_swapping_ends_with_the_student(monkeypatch: p
     assert probabilities == pytest.approx([0.1] * 3 + [0.55] * 3)
 
 
+@pytest.mark.parametrize("swap", [True, False])
+def test_a_swapped_block_runs_as_the_teachers_and_all_else_as_the_students(
+    monkeypatch: pytest.MonkeyPatch, swap: bool
+) -> None:
+    monkeypatch.setattr(joint, "teacher", lambda *_: 8)
+    monkeypatch.setattr(joint, "draw", lambda p, g: [block == 3 for block in range(len(p))])
+    network, ran = network_of("coquant"), []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and ".norms." in name:
+            module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    recipe = replace(METHODS["coquant"].recipe, swapped=swap)
+    JointStep(network, (8, 2), recipe, SETTINGS, 10, seed=0)(IMAGES, LABELS, 0)
+    first, second = ran[: len(ran) // 2], ran[len(ran) // 2 :]
+    (lent,) = (name for name, module in network.named_modules() if module is network.blocks[3])
+    assert {name.rpartition(".")[2] for name in first} == {"8"}
+    assert [name.replace(".norms.2", ".norms.8") for name in second] == first
+    assert {name.startswith(f"{lent}.") for name in second if name.endswith(".8")} == ({True} if swap else set())
+    assert any(name.startswith(f"{lent}.") for name in second if name.endswith(".2")) == (not swap)
+
+
 def test_a_step_can_be_repeated_bit_for_bit() -> None:
     results = []
     for _ in range(2):

@@ -23,7 +23,16 @@ from repro.published import table
 from repro.targets import Context, planned
 
 README = Path(__file__).parents[2] / "README.md"
-TINY = {"width": "8", "train_images": "64", "test_images": "40", "batch": "16", "fp32_epochs": "1", "epochs": "1"}
+TINY = {
+    "width": "8",
+    "train_images": "64",
+    "test_images": "40",
+    "batch": "16",
+    "fp32_epochs": "1",
+    "epochs": "1",
+    "bn_images": "64",
+    "alpha_images": "64",
+}
 PAPERS = list(table("table1").methods)
 
 
@@ -139,9 +148,20 @@ def test_without_a_record_an_installed_method_changes_no_render(install: Callabl
         ("Method('adabits', '', Recipe(FLOAT))", "my-package registers a method 'adabits': there is one of this name"),
         ("Method('fp32', '', Recipe(FLOAT))", "there is one of this name"),
         (
-            "Method('mine', '', Recipe('elsewhere'))",
-            "method 'mine' of my-package starts from 'elsewhere': no such unit",
+            "Method('mine', '', Recipe('elsewhere', clip='start', batch_norm='start'))",
+            "method 'mine' of my-package starts from 'elsewhere': give one of adabits, any_precision, bit_mixer",
         ),
+        (
+            "Method('mine', '', Recipe('dq8', clip='start', batch_norm='start'))",
+            "method 'mine' of my-package starts from 'dq8': give one of",
+        ),
+        (
+            "Method('mine', '', Recipe('distilled', clip='start', batch_norm='start'))",
+            "method 'mine' of my-package starts from 'distilled': give one of",
+        ),
+        ("Method('mine', '', Recipe('joint'))", "a recipe from joint keeps its network: give clip='start'"),
+        ("Method('mine', '', Recipe(FLOAT, clip='start'))", "a recipe from fp32 has no clip levels to start with"),
+        ("Method('mine', '', Recipe(FLOAT, batch_norm='calibrated'))", "cannot be trained: trained=False"),
     ],
 )
 def test_a_row_that_cannot_be_is_one_line_that_names_its_package(install: Callable, row: str, message: str) -> None:

@@ -25,6 +25,7 @@ from repro.evidence.preregistration import section_hash
 from repro.evidence.records import (
     FORMAT,
     PARTIAL,
+    Evidence,
     Record,
     RecordError,
     Store,
@@ -586,6 +587,54 @@ def test_a_plan_changed_after_the_run_shows(store: Store) -> None:
     assert collect("table9", [wanted(0)], store, moved).unregistered == (
         replace(of_unit(0), preregistration=section_hash(plan)),
     )
+
+
+PLAN = {"study": "confirmatory", "seeds": {"cpu": 2}}
+
+
+def planned(store: Store, seeds: int = 2, **changes: Any) -> Evidence:
+    """What is found where so many seeds are asked for, with changes, and two are planned."""
+    return collect("table9", [wanted(s, **changes) for s in range(seeds)], store, PLAN, [wanted(0), wanted(1)])
+
+
+def test_a_study_is_confirmatory_as_planned_alone(store: Store) -> None:
+    other = {"width": 8}
+    for seed in range(3):
+        store.write(of_unit(seed, preregistration=section_hash(PLAN)))
+        store.write(of_unit(seed, preregistration=section_hash(PLAN), settings=other))
+    assert planned(store).study("cpu") == "confirmatory"
+    assert planned(store).study("smoke") == "exploratory"
+    words = "records with settings or seeds that are not planned"
+    assert planned(store, seeds=3).study("cpu") == f"exploratory, 1 of 3 {words}"
+    assert planned(store, settings_hash=settings_hash(other)).study("cpu") == f"exploratory, 2 of 2 {words}"
+    store.write(of_unit(0, preregistration="0"))
+    assert planned(store).study("cpu") == "exploratory, 1 of 2 records made under another plan than today's"
+
+
+def test_a_verdict_waits_for_all_seeds_that_are_planned(store: Store) -> None:
+    store.write(of_unit(0))
+    assert planned(store, seeds=1).state("cpu", "u") == ("ok", "")
+    assert not planned(store, seeds=1).complete("cpu", ["u"])
+    store.write(of_unit(1))
+    assert planned(store).complete("cpu", ["u"])
+    assert not planned(store).complete("cpu", ["u", "v"])
+    assert not planned(store, numerics=2).complete("cpu", ["u"])
+
+
+def test_what_is_planned_is_shown_beside_what_is_recorded(store: Store) -> None:
+    nothing = collect("table9", [wanted(0)], store)
+    assert (nothing.judged_scales("gpu"), planned(store).judged_scales("gpu")) == (("gpu",), ("cpu",))
+    store.write(of_unit(0, scale="smoke"))
+    found = collect("table9", [wanted(0), wanted(0, scale="smoke")], store, PLAN)
+    assert found.judged_scales("gpu") == ("smoke", "cpu")
+
+
+def test_the_cost_of_a_seed_is_that_of_all_units(store: Store) -> None:
+    for seed, seconds in enumerate((10.0, 20.0)):
+        store.write(of_unit(seed, wall_seconds=seconds))
+    store.write(of_unit(0, unit="v", wall_seconds=1.0))
+    found = collect("table9", [wanted(0), wanted(1), wanted(0, unit="v")], store)
+    assert found.core_seconds("cpu", ["u", "v", "missing"]) == 16.0
 
 
 def test_two_stores_stay_apart(tmp_path: Path) -> None:
