@@ -22,7 +22,12 @@ REDUCED = {
 
 
 def page(
-    title: str, printed: PublishedTable, sources: Mapping[str, Evidence], rows: Sequence[Row], deviations: str = ""
+    title: str,
+    printed: PublishedTable,
+    sources: Mapping[str, Evidence],
+    rows: Sequence[Row],
+    deviations: str = "",
+    picture: str = "",
 ) -> str:
     """The Markdown page of a table: print and each source of runs row by row, then every claim.
 
@@ -31,6 +36,7 @@ def page(
         sources: evidence by where it lies; the name heads its lines.
         rows: all claims, judged on the evidence to be reported.
         deviations: Markdown that says what is not as printed.
+        picture: file that shows the same.
     """
     measured = [
         (f"{name} {scale}".strip(), Measured(printed, evidence, scale))
@@ -43,6 +49,7 @@ def page(
         "ours as mean over seeds with the standard deviation where there are several, Delta_B with its 95 % "
         "interval.\n\n",
         _table(printed, measured),
+        *([f"\n![Accuracy over bit-width, published and ours]({picture})\n"] if picture else []),
         *_scales(measured),
         *_order(printed, measured),
         *([f"\n## What is not as printed\n\n{deviations}\n"] if deviations else []),

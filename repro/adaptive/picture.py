@@ -16,7 +16,7 @@ from repro.published import PublishedTable
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RENDERER = 1
+RENDERER = 2
 """Raised when the drawing changes."""
 
 COLUMNS = 4
@@ -42,8 +42,8 @@ def draw(title: str, printed: PublishedTable, evidence: Evidence, stem: Path) ->
             axes.axis("off")
         for axes in grid[len(methods) - COLUMNS : len(methods)]:
             axes.tick_params(labelbottom=True)
-        handles, labels = grid[1].get_legend_handles_labels()
-        grid[len(methods)].legend(handles, labels, loc="center left", fontsize=10)
+        keys = {label: key for axes in grid for key, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        grid[len(methods)].legend(keys.values(), keys.keys(), loc="center left", fontsize=10)
         figure.suptitle(title, x=0.01, ha="left")
         figure.supxlabel("bits of weights and activations")
         figure.supylabel("top-1 (%)")
@@ -62,7 +62,7 @@ def _panel(axes: Axes, printed: PublishedTable, method: str, sources: Sequence[M
             axes.plot(at, mean, color=colour, linewidth=0.8, alpha=0.6, label=f"Individual, {source.scale} scale")
         at, mean, sd = _curve(source, method)
         if at:
-            label = f"ours, {source.scale} scale"
+            label = f"ours, {source.scale} scale\n(mean ± sd)"
             axes.errorbar(at, mean, sd, fmt="o-", color=colour, markersize=4, capsize=2, label=label)
         else:
             axes.text(0.5, 0.08, "not recorded", transform=axes.transAxes, ha="center", fontsize=9, color=colour)

@@ -128,20 +128,19 @@ class AdaptiveTable:
             return row
         return replace(row, reason=f"data: {self.problem.data.by_hand}")
 
-    def _page(self, sources: Mapping[str, Evidence], rows: list[Row]) -> str:
+    def _page(self, sources: Mapping[str, Evidence], rows: list[Row], picture: str = "") -> str:
         own = {name: stand_in.proper(evidence, self.stand_ins) for name, evidence in sources.items()}
         claimed = [row for row in rows if row.claim != STAND_IN]
         _, _, deviations = (self.doc or "").partition("\n\n")
-        return layout.page(self.title, self.published, own, claimed, deviations.strip()) + stand_in.sections(
-            self.title, self.published, sources, self.stand_ins
-        )
+        page = layout.page(self.title, self.published, own, claimed, deviations.strip(), picture)
+        return page + stand_in.sections(self.title, self.published, sources, self.stand_ins)
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         rows = self.rows(evidence)
         csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
         write_csv(rows, csv)
-        write_text(markdown, self._page({"": evidence}, rows))
         own = stand_in.proper(evidence, self.stand_ins)
+        write_text(markdown, self._page({"": evidence}, rows, f"{self.name}.png" if own.records else ""))
         if not own.records:
             return [csv, markdown]
         return [csv, markdown, *picture.draw(self.title, self.published, own, folder / self.name)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DRAWING = 2
+DRAWING = 3
 """Version of the drawing, part of the pictures' fingerprint; raised when they change."""
 
 REFERENCES = (("ste", "ste"), ("ewgs", "ewgs"))
@@ -53,7 +53,11 @@ def pairs(evidence: Evidence) -> Figure:
             _boxes(axes, study, order(MAIN), COLOURS[source])
             axes.set_title(title, fontweight="bold", fontsize=14, pad=26)
             axes.set_xlabel("top-1 accuracy, %", fontsize=13)
-        _pair_labels(panels[0], order(MAIN))
+        _pair_labels(panels[0], order(MAIN), "weights / activations")
+        figure.supxlabel(
+            "Dots: runs. Diamond: mean. Box: quartiles and median; whiskers: to the farthest run within 1.5 boxes.",
+            fontsize=11,
+        )
     return figure
 
 
@@ -104,11 +108,11 @@ def _boxes(axes: Axes, study: Study, cells: list[Cell], colour: str) -> None:
     axes.grid(axis="y", visible=False)
 
 
-def _pair_labels(axes: Axes, cells: list[Cell]) -> None:
+def _pair_labels(axes: Axes, cells: list[Cell], heading: str) -> None:
     axes.set_yticks(range(len(cells)), [cell.pair.replace("_noise", "") for cell in cells], fontsize=13)
     axes.set_ylim(len(cells) - 0.4, -0.6)
     axes.annotate(
-        "weights / activations", (0, 1), xycoords="axes fraction", xytext=(-10, 12), textcoords="offset points",
+        heading, (0, 1), xycoords="axes fraction", xytext=(-10, 12), textcoords="offset points",
         ha="right", va="bottom", fontsize=13, fontweight="bold",
     )  # fmt: skip
 
@@ -122,11 +126,11 @@ def differences(evidence: Evidence) -> Figure:
         figure = Figure(figsize=(5.2 * len(widths()), 8.2))
         panels = figure.subplots(1, len(widths()), squeeze=False)[0]
         labels: dict[str, str] = {}
-        for axes, bits in zip(panels, widths(), strict=True):
+        for panel, (axes, bits) in enumerate(zip(panels, widths(), strict=True)):
             cells = [cell for cell in order(bits) if cell != cell.control]
-            studies = [("Published", "published", print_study(bits)), *_ours(evidence, bits)]
+            studies = [("Published runs", "published", print_study(bits)), *_ours(evidence, bits)]
             for i, (title, source, study) in enumerate(studies):
-                labels[source] = title.replace("\n", " ") if source != "published" else "published runs"
+                labels[source] = title.replace("\n", " ")
                 for row, cell in enumerate(cells):
                     interval = study.differences.get(cell)
                     if interval is None:
@@ -138,10 +142,11 @@ def differences(evidence: Evidence) -> Figure:
             axes.axvline(0, color="#404040", linestyle=(0, (5, 3)), linewidth=1.4)
             axes.set_title(f"{bits} bits", fontweight="bold", fontsize=14, pad=26)
             axes.set_xlabel("top-1 minus ste/ste, points", fontsize=13)
-            _pair_labels(axes, cells)
+            _pair_labels(axes, cells, "" if panel else "weights / activations")
             axes.grid(axis="y", visible=False)
         keys = [Line2D([], [], color=COLOURS[s], marker="o", label=label) for s, label in labels.items()]
         figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), fontsize=12)
+        figure.supxlabel("Simultaneous 95 % intervals in each panel; the panels' scales differ.", fontsize=11)
     return figure
 
 
@@ -161,10 +166,11 @@ def sweep(evidence: Evidence) -> Figure | None:
         arms[float(record.settings["delta"])] = None  # type: ignore[arg-type]
     with style():
         figure = Figure(figsize=(10.4, 4.8), layout="constrained")
-        for axes, (outcome, label) in zip(
-            figure.subplots(1, 2),
-            (("top1", "top-1 minus STE, points"), ("weight_error", "mean |e| minus STE, steps")),
-            strict=True,
+        left, right = figure.subplots(1, 2)
+        right.set_yscale("symlog", linthresh=1e-3)
+        for axes, outcome, label in (
+            (left, "top1", "top-1 minus STE, points"),
+            (right, "weight_error", "mean |e| minus STE, steps"),
         ):
             control = ours.values(cell.control, outcome)
             for delta, unit_delta in sorted(arms.items()):
@@ -176,11 +182,18 @@ def sweep(evidence: Evidence) -> Figure | None:
                 if interval.low is not None and interval.high is not None:
                     axes.plot([delta] * 2, [interval.low, interval.high], color=COLOURS["small"], linewidth=2.4)
                 axes.plot([delta], [interval.estimate], "o", color=COLOURS["small"], markersize=8)
+                if unit_delta is None:
+                    axes.axvline(delta, color="#BBBBBB", linewidth=1.0, zorder=0)
+                    axes.annotate(
+                        "the study's", (delta, 0), xycoords=("data", "axes fraction"), xytext=(4, 5),
+                        textcoords="offset points", fontsize=10.5,
+                    )  # fmt: skip
             axes.axhline(0, color="#404040", linestyle=(0, (5, 3)), linewidth=1.4)
             axes.set_xscale("log")
             axes.set_xlabel("delta", fontsize=13)
             axes.set_ylabel(label, fontsize=13)
-        title = f"{cell.pair} at {cell.bits} bits over delta: {network.label}, {scale}"
+        n = len(ours.values(cell.control))
+        title = f"{cell.pair} at {cell.bits} bits over delta: {network.label}, {scale}, {n} seeds, 95 % t intervals"
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=13)
     return figure
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DRAWING = 3
+DRAWING = 4
 """Version of the drawing, part of the pictures' fingerprint; raised when they change."""
 
 COLOURS = {"max": "#7A7A7A", "percentile": "#0072B2", "entropy": "#009E73", "mse": "#D55E00"}
@@ -80,7 +80,7 @@ def _histogram(axes: Axes, record: Record, found: Mapping[str, Mapping[str, floa
         )  # fmt: skip
     axes.set_ylabel("share of values in a bin, %")
     axes.set_title(
-        f"One layer, four ranges: magnitudes entering {DRAWN[1]} of {NETWORKS[DRAWN[0]]}",
+        f"One layer, four ranges: what enters {DRAWN[1]} of {NETWORKS[DRAWN[0]]}",
         fontsize=14,
         fontweight="bold",
     )

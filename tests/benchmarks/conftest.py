@@ -50,7 +50,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if not _found:
         return
     merged = report.merge([])
-    report.page(merged)
+    report.page(merged, report.machine())
     write = terminalreporter.write_line
     write("")
     for line in [*report.table(_found).splitlines(), "", *report.promises(merged).splitlines()]:

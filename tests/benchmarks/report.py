@@ -14,7 +14,7 @@ from repro.evidence.render import fingerprint, markdown_table, save_figure, styl
 from tests.benchmarks.race import Race
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-RENDERER = 1
+RENDERER = 2
 QUIET = 1.5
 """The largest ratio of the 80th to the 20th percentile that a machine with nothing else to do shows."""
 
@@ -224,9 +224,8 @@ def merge(new: Sequence[Row]) -> list[Row]:
     return found
 
 
-def page(found: Sequence[Row]) -> None:
-    """Write the record's page, the promised ratios and every row, and its plot."""
-    about = machine()
+def page(found: Sequence[Row], about: dict[str, Any]) -> None:
+    """Write the page of a machine's record, the promised ratios and every row, and its plot."""
     title = f"# Benchmarks: {about['cpu']}, {about['cores']} cores\n\n"
     versions = ", ".join(f"{name} {value}" for name, value in about.items() if name not in ("cpu", "cores", "gpu"))
     notes = (
@@ -234,7 +233,8 @@ def page(found: Sequence[Row]) -> None:
         "it, `of copy` the bandwidth in parts of that of `out.copy_(x)` in the same race. A row whose 80th percentile "
         f"is more than {QUIET} times its 20th was disturbed: the machine had something else to do.\n\n"
     )
-    text = f"{title}{notes}## Promised ratios\n\n{promises(found)}\n## All rows\n\n{table(found)}"
+    image = f"![Bandwidth in parts of a copy's, over size]({stem(about).name}.png)\n\n"
+    text = f"{title}{notes}{image}## Promised ratios\n\n{promises(found)}\n## All rows\n\n{table(found)}"
     stem(about).with_suffix(".md").write_text(text)
     plot(found, about)
 
@@ -249,7 +249,7 @@ def plot(found: Sequence[Row], about: dict[str, Any]) -> None:
     names = [name for name in dict.fromkeys(row.backend for row in found if row.operation in PLOTTED) if name != "copy"]
     with style():
         figure = Figure(figsize=(12, 4.2))
-        panels = figure.subplots(1, len(PLOTTED), sharey=True)
+        panels = figure.subplots(1, len(PLOTTED), sharex=True, sharey=True)
         for panel, operation in zip(panels, PLOTTED, strict=True):
             for index, name in enumerate(names):
                 points = sorted(
@@ -263,10 +263,10 @@ def plot(found: Sequence[Row], about: dict[str, Any]) -> None:
             panel.set_xscale("log", base=2)
             panel.set_title(operation)
             panel.set_xlabel("elements, float32")
-            if panel.lines:
-                panel.legend()
             panel.axhline(1, color="#888888", linewidth=1, linestyle="--")
         panels[0].set_ylabel("bandwidth, in parts of out.copy_(x)")
+        keys = {label: key for panel in panels for key, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=len(keys))
         figure.suptitle(f"{about['cpu']}, {about['cores']} cores, torch {about['torch']}", x=0.01, ha="left")
     texts = [json.dumps([asdict(row) for row in found]), json.dumps(about)]
     save_figure(figure, stem(about), fingerprint(renderer=RENDERER, texts=texts))
