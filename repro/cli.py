@@ -280,7 +280,7 @@ def data(names: tuple[str, ...], data_root: Path | None) -> None:
 
 @cli.command()
 @click.option("--network", default="efficientnet_lite0", show_default=True, help="A pretrained network.")
-@click.option("--method", default="entropy", show_default=True, help="max, percentile, entropy or mse: of inputs.")
+@click.option("--method", default="percentile", show_default=True, help="max, percentile, entropy or mse: of inputs.")
 @click.option("--bits", type=click.IntRange(2, 8), default=8, show_default=True, help="Width of weights and inputs.")
 @click.option("--weights", type=click.Choice(["channel", "tensor"]), default="channel", show_default=True)
 @click.option("--images", type=click.IntRange(2, 10_000), default=64, show_default=True, help="CIFAR-10 images to use.")

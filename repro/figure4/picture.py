@@ -185,7 +185,7 @@ def sweep(evidence: Evidence) -> Figure | None:
                 if unit_delta is None:
                     axes.axvline(delta, color="#BBBBBB", linewidth=1.0, zorder=0)
                     axes.annotate(
-                        "the study's", (delta, 0), xycoords=("data", "axes fraction"), xytext=(4, 5),
+                        "delta of the study", (delta, 0), xycoords=("data", "axes fraction"), xytext=(4, 5),
                         textcoords="offset points", fontsize=10.5,
                     )  # fmt: skip
             axes.axhline(0, color="#404040", linestyle=(0, (5, 3)), linewidth=1.4)
