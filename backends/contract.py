@@ -23,6 +23,7 @@ SCALERS = ("ste", "pbgs", "ewgs", "acos", "tanh", "invtanh")
 """The scalers of the paper, written once in each backend (S5)."""
 NOISE_CONTROLS = ("uniform_noise", "gaussian_noise")
 """The controls that put noise in the place of the rounding error (S4)."""
+BUILT_IN = frozenset(SCALERS + NOISE_CONTROLS)
 ENTRY_POINTS = "backends.scalers"
 LARGEST_CODE = 2**24
 """Largest `max(-lower, upper) / step`: the integers up to here are exact in float32 (Q6)."""
@@ -196,11 +197,11 @@ def scaler_names() -> tuple[str, ...]:
 
 def registered_function(name: str) -> ScalerFunction | None:
     """The function of a registered scaler; None for a built-in one. Raises `UnknownNameError`."""
-    return None if name in SCALERS + NOISE_CONTROLS else _lookup(name).function
+    return None if name in BUILT_IN else _lookup(name).function
 
 
 def _default_alpha(name: str) -> float | None:
-    return _DEFAULT_ALPHA.get(name) if name in SCALERS + NOISE_CONTROLS else _lookup(name).alpha
+    return _DEFAULT_ALPHA.get(name) if name in BUILT_IN else _lookup(name).alpha
 
 
 def _lookup(name: str) -> _Registered:

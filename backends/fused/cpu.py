@@ -96,8 +96,10 @@ def backward(
     kind, constants = _constants(scaler)
     if grad.shape != x.shape:
         check_like("grad", grad, x)
+    _check_cpu("grad", grad)
     if noise is not None or kind == loops.RANDOM:
         check_noise(scaler, noise, x.shape)
+        _check_cpu("noise", noise)
     if grad.dtype != x.dtype:
         wide = backward(grad.float(), x.float(), step, lower, upper, scaler=scaler, axis=axis, noise=noise, needs=needs)
         return wide._replace(x=_delivered(_destination(x, out).copy_(wide.x), out))
@@ -118,8 +120,11 @@ def backward(
     )
     if folded:
         loops.loop("fold").run(_job.address)
-    if sums is not None and work.grids is None and all(needs):
-        shaped: Iterable[Tensor | None] = sums.unbind()
+    shaped: Iterable[Tensor | None]
+    if sums is None:
+        shaped = (None, None, None)
+    elif work.grids is None and all(needs):
+        shaped = sums.unbind()
     else:
         shaped = _shaped(sums, split.channels, (step, lower, upper), needs)
     return Gradients(_delivered(result, out), *shaped)
@@ -129,6 +134,8 @@ def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None
     """The multiplier s; see `backends.fused.multiplier`."""
     _storage(grad)
     check_noise(scaler, noise, grad.shape)
+    _check_cpu("error", error)
+    _check_cpu("noise", noise)
     kind, constants = _constants(scaler)
     g = grad.detach().float().contiguous()
     work = _Work(error.detach().float().expand_as(g).contiguous(), _split(1, 1, g.numel()), None, (0.0, 0.0, 0.0))
@@ -235,35 +242,43 @@ class _Work(NamedTuple):
 
 def _prepare(x: Tensor, step: Any, lower: Any, upper: Any, axis: int | None) -> _Work:
     """x and the parameters as the loops take them, checked (Q5-Q7)."""
-    order = range(x.ndim) if x.is_contiguous() else _order(x)
-    dense = x.detach().contiguous() if order is None else x
-    tensors = [value for value in (step, lower, upper) if isinstance(value, Tensor)]
-    for value in tensors:
-        if not value.is_cpu:
-            raise ValueError(f"a parameter is on {value.device}, expected the device of x, {x.device}")
-    if tensors and any(value.ndim for value in tensors):
+    order = list(range(x.ndim)) if x.is_contiguous() else _order(x)
+    if order is None:
+        x = x.detach().clone()  # without gaps, laid out as `empty_like` has it
+        order = _order(x)
+    if isinstance(step, Tensor) or isinstance(lower, Tensor) or isinstance(upper, Tensor):
         given = {"step": step, "lower": lower, "upper": upper}
-        return _prepare_channels(dense, list(range(x.ndim) if order is None else order), given, axis)
+        for value in given.values():
+            _check_cpu("a parameter", value)
+        if any(isinstance(value, Tensor) and value.ndim for value in given.values()):
+            return _prepare_channels(x, order, given, axis)  # type: ignore[arg-type]
     if axis is not None:
         check_axis(axis, x.shape)
-    return _Work(dense, _split(1, 1, x.numel()), None, _numbers(step, lower, upper))
+    return _Work(x, _split(1, 1, x.numel()), None, _numbers(step, lower, upper))
 
 
 def _prepare_channels(x: Tensor, order: list[int], given: dict[str, Any], axis: int | None) -> _Work:
     """The same where a parameter has one number per channel; `order` as in `_order`."""
-    check_parameters(
-        **{name: value for name, value in given.items() if not isinstance(value, Tensor) or not value.ndim}
-    )
-    tensors = {name: torch.as_tensor(value).detach() for name, value in given.items()}
-    axis = check_axis(axis, x.shape, **{name: tensor.shape for name, tensor in tensors.items()})
+    numbers = {name: value for name, value in given.items() if not isinstance(value, Tensor) or not value.ndim}
+    if numbers:
+        check_parameters(**numbers)
+    axis = check_axis(axis, x.shape, **{name: value.shape for name, value in given.items() if name not in numbers})
     sizes = [x.shape[dimension] for dimension in order]
     place = order.index(axis)  # type: ignore[arg-type]
     outer, channels, inner = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])
     split = _split(outer, channels, inner)
-    grids = torch.stack([tensor.to(torch.float32).expand(channels) for tensor in tensors.values()])
+    grids = torch.stack([_column(value, channels) for value in given.values()])
     if split.spread:
         grids = grids.repeat_interleave(inner, 1).repeat(1, split.repeats)
     return _Work(x, split, grids, (0.0, 0.0, 0.0))
+
+
+def _column(value: Any, channels: int) -> Tensor:
+    """A parameter as one float32 number per channel."""
+    if not isinstance(value, Tensor) or not value.ndim:
+        return torch.full((channels,), float(_read(value)), dtype=torch.float32)
+    value = value.detach() if torch.is_grad_enabled() else value
+    return value if value.dtype == torch.float32 else value.float()
 
 
 def _numbers(step: Any, lower: Any, upper: Any) -> tuple[float, float, float]:
@@ -337,6 +352,7 @@ def _destination(x: Tensor, out: Tensor | None) -> Tensor:
     if out is None:
         return torch.empty_like(x)
     check_like("out", out, x)
+    _check_cpu("out", out)
     return out if _same_layout(x, out) else torch.empty_like(x)
 
 
@@ -350,11 +366,17 @@ def _delivered(result: Tensor, out: Tensor | None) -> Tensor:
     return out
 
 
-def _shaped(sums: Tensor | None, channels: int, parameters: tuple[Any, ...], needs: Needs) -> Iterator[Tensor | None]:
+def _check_cpu(name: str, value: Any) -> None:
+    """Raise `ValueError` for a tensor on another device, whose memory the loops cannot reach."""
+    if isinstance(value, Tensor) and not value.is_cpu:
+        raise ValueError(f"{name} is on {value.device}, expected the device of x, cpu")
+
+
+def _shaped(sums: Tensor, channels: int, parameters: tuple[Any, ...], needs: Needs) -> Iterator[Tensor | None]:
     """Each sum that is needed, in the shape of its parameter: over all, or per channel."""
     for index in range(3):
         parameter = parameters[index]
-        if sums is None or not needs[index]:
+        if not needs[index]:
             yield None
         elif not isinstance(parameter, Tensor) or not parameter.ndim:
             yield sums[index]

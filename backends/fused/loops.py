@@ -125,8 +125,7 @@ def _from_bits(typing_context, bits):
     """The float32 number of the lowest 32 bits of an integer."""
 
     def generate(context, builder, signature, arguments):
-        lowest = arguments[0] if bits.bitwidth == 32 else builder.trunc(arguments[0], ir.IntType(32))
-        return builder.bitcast(lowest, ir.FloatType())
+        return builder.bitcast(builder.trunc(arguments[0], ir.IntType(32)), ir.FloatType())
 
     return types.float32(bits), generate
 
@@ -497,8 +496,13 @@ def _multipliers(kind: int) -> Callable:
         job = _pointer(address, np.int64)
         error, grad, out = _pointer(job[X], np.float32), _pointer(job[GRAD], np.float32), _pointer(job[OUT], np.float32)
         noise, constants = _pointer(job[NOISE], np.float32), _constants(job)
-        for i in range(job[LENGTH]):
-            out[i] = _multiplier(kind, grad[i], error[i], noise, i, constants)
+        first, end = _claim(job)
+        while first < end:
+            for block in range(first, end):
+                start, stop, _ = _locate(job, block)
+                for i in range(start, stop):
+                    out[i] = _multiplier(kind, grad[i], error[i], noise, i, constants)
+            first, end = _claim(job)
 
     return multipliers
 

@@ -16,15 +16,16 @@ import torch
 
 from backends.fused.loops import Loop
 
-FEWEST_PER_TEAM = 2**15
-"""Elements below which waking the team costs more than it saves; what torch's own loops take."""
+FEWEST_PER_THREAD = 2**15
+"""Elements below which waking another thread costs more than it saves; what torch's own loops take."""
 
 _forked = False
 
 
 def run(loop: Loop, job: int, elements: int) -> None:
     """Run the loop on the job at this address, by as many threads as the elements are worth."""
-    count = team_size() if elements > FEWEST_PER_TEAM else 1
+    worth = elements // FEWEST_PER_THREAD
+    count = min(worth, team_size()) if worth > 1 else 1
     if _enter_team is None or count == 1:
         loop.run(job)
     else:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from statistics import fmean
+from statistics import median
 from typing import IO, TYPE_CHECKING, Any
 
 from repro.evidence.canonical import digest, short_digest
@@ -456,9 +456,9 @@ class Evidence:
         return "ok", ""
 
     def core_seconds(self, scale: str, units: Iterable[str]) -> float:
-        """Of one core for one seed of these units: the sum of their mean times."""
+        """Of one core for one seed of these units: the sum of their median times."""
         recorded = [self.seeds(scale, unit).values() for unit in units]
-        return sum(fmean(record.wall_seconds for record in records) for records in recorded if records)
+        return sum(median(record.wall_seconds for record in records) for records in recorded if records)
 
     def worst(self, scale: str, units: Iterable[str]) -> tuple[State, str]:
         """The worst state of several units, with its reason."""

@@ -57,12 +57,12 @@ def mean_text(mean: float, sd: float | None, decimals: int = 1) -> str:
 
 
 def settings_text(records: Iterable[Record]) -> str:
-    """The settings that records were made with; those that differ between units are left to the records."""
-    found: dict[str, set[object]] = {}
+    """The settings that records were made with; those with more than four values are left to the records."""
+    found: dict[str, set[str]] = {}
     for record in records:
         for key, value in record.settings.items():
-            found.setdefault(key, set()).add(value)
-    return ", ".join(f"{key} {value}" for key, (value, *others) in sorted(found.items()) if not others)
+            found.setdefault(key, set()).add(str(value))
+    return ", ".join(f"{key} {' | '.join(sorted(values))}" for key, values in sorted(found.items()) if len(values) < 5)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]], digits: int = 6) -> str:

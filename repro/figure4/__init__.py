@@ -6,9 +6,11 @@ is `normalised`, as in the released code. `paper` is the published recipe, on Im
 other scales, numbered:
 
 1. ImageNet is not at hand: CIFAR-10. EfficientNet-Lite0 starts from the same ImageNet weights, at reduced resolution
-   and with a classifier of ten classes. A small depthwise network of its family, which is not the paper's, gives power.
-2. One to a few epochs instead of 50, batch 128 instead of 1024, SGD with momentum instead of RMSprop, cosine without
-   warm-up. Weight decay 1e-5 on all but batch norm and label smoothing .1 are the paper's.
+   (32 pixels at `cpu`) and with a classifier of ten classes. A small depthwise network of its family, which is not the
+   paper's, gives power.
+2. One to a few epochs instead of 50, batch 128 or less instead of 1024, SGD with momentum instead of RMSprop, cosine
+   without warm-up; at 2 bits ten times the learning rate. Weight decay 1e-5 on all but batch norm and label smoothing
+   .1 are the paper's.
 3. Random crop by padding and flip instead of random-resized crop.
 4. Accuracy of the last epoch, the test set read once (setting `evaluate`), instead of the best epoch's.
 

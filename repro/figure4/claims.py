@@ -10,6 +10,7 @@ from functools import cache
 
 from repro.adaptive.problems import IMAGENET
 from repro.evidence.claims import (
+    RUN_SCALES,
     Judged,
     Row,
     State,
@@ -22,7 +23,7 @@ from repro.evidence.intervals import Interval
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import Design
 from repro.evidence.records import Evidence
-from repro.figure4 import MAIN, NETWORKS, SCALES, Network, trained
+from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network, trained
 from repro.figure4.cells import Cell, printed, widths
 from repro.figure4.study import LEVELS, Study, Values, rank_agreement
 from repro.published import Printed
@@ -32,7 +33,7 @@ PRINT = "print"
 TOP1 = "top1"
 OUTCOMES = (TOP1, "top1_bn", "weight_error", "oscillation")
 LARGEST_SCALE = "cpu"
-"""Whose rows stand as missing while nothing is recorded."""
+"""Whose rows are shown, missing or not."""
 OK: tuple[State, str] = ("ok", "")
 NO_DATA = f"data: {IMAGENET.by_hand}"
 PRINTED_NETWORK = NETWORKS["lite0"]
@@ -42,7 +43,7 @@ def rows(evidence: Evidence) -> list[Row]:
     """The print by itself, each scale that has records (else `cpu`) by network, and the accuracies at `paper` scale."""
     found = [*_arithmetic(), *_separations(None), *_behind_the_winner(), *_effects(None)]
     found += _patterns(None, evidence)
-    for scale in evidence.scales or (LARGEST_SCALE,):
+    for scale in sorted({*evidence.scales, LARGEST_SCALE}, key=RUN_SCALES.index):
         for network in trained(SCALES[scale]):
             ours = Ours(evidence, scale, network)
             found += [*_separations(ours), *_effects(ours), *_patterns(ours, evidence), *_ranks(ours)]
@@ -65,6 +66,7 @@ class Ours:
         self.evidence, self.scale, self.network = evidence, scale, network
         self.bits = network.bits(SCALES[scale])
         """Widths that it is trained at."""
+        self._studies: dict[tuple[int, str], Study] = {}
 
     def cells(self, bits: int) -> list[Cell]:
         """The released pairs at a width."""
@@ -83,8 +85,22 @@ class Ours:
 
     def study(self, bits: int, outcome: str = TOP1) -> Study:
         """What is recorded of one outcome at one width."""
-        values = {cell: self.values(cell, outcome) for cell in self.cells(bits)}
-        return Study(bits, {cell: found for cell, found in values.items() if found}, flips=True)
+        if (bits, outcome) not in self._studies:
+            values = {cell: self.values(cell, outcome) for cell in self.cells(bits)}
+            own = {cell: found for cell, found in values.items() if found}
+            self._studies[bits, outcome] = Study(bits, own, flips=True)
+        return self._studies[bits, outcome]
+
+    def swept(self) -> dict[float, float | None]:
+        """Deltas of the pair that is swept over, smallest first, with what `values` is to be asked for: None is its
+        own."""
+        unit = Cell(MAIN, *EWGS).unit(self.network.name)
+        records = [r for r in self.evidence.at(self.scale) if r.unit.startswith(f"{unit}_delta")]
+        found: dict[float, float | None] = {float(r.settings["delta"]): float(r.settings["delta"]) for r in records}  # type: ignore[arg-type]
+        if found:
+            own = self.evidence.seeds(self.scale, unit).values()
+            found |= {float(record.settings["delta"]): None for record in own}  # type: ignore[arg-type]
+        return dict(sorted(found.items()))
 
     def values(self, cell: Cell, outcome: str = TOP1, delta: float | None = None) -> dict[int, float]:
         """One outcome of one cell by seed."""
@@ -203,11 +219,15 @@ def _direction_row(
     published: Interval,
     cells: Sequence[Cell],
 ) -> Row:
-    """`holds` where the interval lies on the side of 0 on which the print's estimate is, `fails` on the other."""
+    """`holds` where the interval lies on the side of 0 on which the print's estimate is, `fails` on the other.
+
+    Ours gets a verdict only where the print claims a direction: where its own interval excludes 0.
+    """
     column = _width(bits) if ours is None else f"{ours.network.name} {_width(bits)}"
     state, reason = OK if ours is None else ours.state(cells)
     scale = PRINT if ours is None else ours.scale
-    decided = ours is None or ours.complete(cells)
+    claimed = published.low is not None and published.high is not None and not published.low <= 0 <= published.high
+    decided = ours is None or (claimed and ours.complete(cells))
     verdict: Verdict = same_side(interval, published.estimate) if interval and decided else ""
     return _row(claim, scale, name, column, interval, verdict, f"{published.estimate:+.3f}", state, reason)
 
@@ -326,7 +346,7 @@ def _ranks(ours: Ours) -> Iterator[Row]:
         state, reason = ours.state(ours.cells(bits))
         verdict: Verdict = same_side(interval, 1.0) if interval and ours.complete(ours.cells(bits)) else ""
         column = f"{ours.network.name} {_width(bits)}"
-        yield _row("rank_correlation", ours.scale, "all pairs", column, interval, verdict, "1", state, reason)
+        yield _row("rank_correlation", ours.scale, "all pairs", column, interval, verdict, "", state, reason)
 
 
 def designs(evidence: Evidence) -> list[Design]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from backends import Scaler
 from repro.datasets import cifar10, imagenet
-from repro.figure4 import Network, network_of, scaler
+from repro.figure4 import TARGET, Network, network_of, scaler
 from repro.networks import pretrained
 from repro.networks.depthwise import quicken
 from repro.networks.homogeneous import INPUT, Homogeneous, quantize, quantized_layers
@@ -31,7 +31,6 @@ from repro.training.loop import Training, load, save
 from repro.training.oscillation import Oscillations, mean_rounding_error
 from repro.training.streams import stream, torch_seeded
 
-ARTEFACT = "network.pt"
 CHECKPOINT = "checkpoint.pt"
 TEST_BATCH = 500
 FAMILY = "efficientnet_lite0"
@@ -99,7 +98,7 @@ def _start(network: Network, unit: Unit, settings: dict[str, Any], context: Cont
         return _learn(net, images, labels, settings)
 
     history = training.run(step, lambda: _evaluated(training, net, data, "last"), context.progress)
-    save(net.state_dict(), context.folder / ARTEFACT)
+    save(net.state_dict(), context.folder / TARGET.artefact)
     values = {TOP1: top1(history.last[TOP1])}
     return Outcome(values, values, history.last, history.curve, images=training.steps * settings["batch"])
 
@@ -107,7 +106,7 @@ def _start(network: Network, unit: Unit, settings: dict[str, Any], context: Cont
 def _quantized(network: Network, unit: Unit, settings: dict[str, Any], context: Context) -> Outcome:
     data = _Data(network, settings["train_images"], settings, context)
     net = _built(network, settings)
-    net.load_state_dict(load(context.inputs[network.start] / ARTEFACT))
+    net.load_state_dict(load(context.inputs[network.start] / TARGET.artefact))
     noise = Noise(unit.seed)
     quantize(net, _rule(settings, noise))
     weights = quantized_weights(net)

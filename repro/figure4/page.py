@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
+from repro import figure4
 from repro.evidence.claims import Row, rollup
 from repro.evidence.files import write_text
-from repro.evidence.intervals import Interval, mean_sd, t_interval
+from repro.evidence.intervals import Interval, mean_sd, paired_difference
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import power, seeds_needed
 from repro.evidence.records import Evidence
-from repro.evidence.render import csv_text, fingerprint, markdown_table, number, save_figure, settings_text, write_csv
+from repro.evidence.render import (
+    csv_text,
+    fingerprint,
+    markdown_table,
+    mean_text,
+    number,
+    save_figure,
+    settings_text,
+    write_csv,
+)
 from repro.figure4 import EWGS, MAIN, SCALES, picture, trained
 from repro.figure4.cells import Cell, printed, widths
 from repro.figure4.claims import OUTCOMES, TARGET, TOP1, Ours, designs, print_study
@@ -47,11 +58,10 @@ def points_of(evidence: Evidence) -> Iterator[tuple[object, ...]]:
             arms: list[tuple[Cell, float | None]] = [
                 (cell, None) for bits in network.bits(SCALES[scale]) for cell in printed() if cell.bits == bits
             ]
-            arms += [(cell, None) for cell in Ours(evidence, scale, network).others()]
-            for cell, delta in [
-                *arms,
-                *((Cell(MAIN, *EWGS), d) for d in deltas(evidence, scale, network.name)),
-            ]:
+            ours = Ours(evidence, scale, network)
+            arms += [(cell, None) for cell in ours.others()]
+            arms += [(Cell(MAIN, *EWGS), delta) for delta in ours.swept().values() if delta is not None]
+            for cell, delta in arms:
                 for seed, record in evidence.seeds(scale, cell.unit(network.name, delta)).items():
                     values = [record.values.get(outcome) for outcome in OUTCOMES]
                     yield (scale, network.name, *cell, record.settings.get("delta", ""), seed, *values)
@@ -60,36 +70,28 @@ def points_of(evidence: Evidence) -> Iterator[tuple[object, ...]]:
 PRINTED = "published"
 
 
-def deltas(evidence: Evidence, scale: str, network: str) -> list[float]:
-    """Deltas of the sweep that have records, smallest first."""
-    found = {
-        float(record.settings["delta"])  # type: ignore[arg-type]
-        for record in evidence.records
-        if record.scale == scale and "_delta" in record.unit and record.unit.startswith(f"{network}_")
-    }
-    return sorted(found)
-
-
 # --- text ------------------------------------------------------------------------------------------------------------
 
 CAPTION = f"""\
 A pair is written weights/activations: the gradient scaler of each. From one FP32 network per seed, every pair trains
-the same quantized network on the same images in the same order; form `normalised`. Top-1 accuracy in percent.
+the same quantized network on the same images in the same order. Top-1 accuracy in percent.
 
 *Published* are the authors' released runs: EfficientNet-Lite0 on ImageNet, 20 runs a pair. *Ours*, below `paper` scale,
-are on CIFAR-10: accuracies are not comparable, differences between pairs are. `repro/figure4` lists the deviations.
+are on CIFAR-10: accuracies are not comparable, differences between pairs are.
 
 Differences to STE on both sides have intervals that cover together at 95 %, for all pairs of one width at once:
-Dunnett's for the published runs, sign flips of whole seed rows for ours (Dunnett's below {FEWEST_FLIPPED} seeds). A
-pair *separates* where its interval excludes 0; *told from winner*: multiple comparisons with the best. A claim that
-pairs do not differ says that differences are inside its margin: one may be so and yet exclude 0. No verdict is given on
-ours before all planned seeds are recorded.
+Dunnett's for the published runs, sign flips of whole seed rows for ours (below {FEWEST_FLIPPED} seeds Dunnett's, and
+Bonferroni's for effects). A pair *separates* where its interval excludes 0; *told from winner*: multiple comparisons
+with the best. A claim that pairs do not differ says that differences are inside its margin: one may be so and yet
+exclude 0. A verdict on ours waits for all planned seeds, and is given on directions that the print claims: where its
+own interval excludes 0.
 """
 
 
 def text(title: str, sources: Mapping[str, Evidence], judged: Sequence[Row]) -> str:
     """The page: claims, the print, then each source and scale by network."""
     first = next(iter(sources.values()))
+    _, _, deviations = (figure4.__doc__ or "").partition("\n\n")
     parts = [f"# Figure 4: {title.lower()}\n", CAPTION, _claims(first, judged), _published()]
     for name, evidence in sources.items():
         for scale in evidence.scales:
@@ -98,6 +100,7 @@ def text(title: str, sources: Mapping[str, Evidence], judged: Sequence[Row]) -> 
         parts += _power(name, evidence)
     if not any(evidence.scales for evidence in sources.values()):
         parts.append("None of our runs is recorded yet.\n")
+    parts.append(f"## What is not as printed\n\n{deviations}")
     return "\n".join(parts)
 
 
@@ -192,7 +195,6 @@ def _network(name: str, ours: Ours) -> list[str]:
     for bits in ours.bits:
         study, theirs = ours.study(bits), print_study(bits)
         for cell in study.cells:
-            after = _paired(ours, cell, "top1_bn")
             paired = study.pairing(cell) if cell != study.control else None
             lines.append(
                 (
@@ -202,7 +204,6 @@ def _network(name: str, ours: Ours) -> list[str]:
                     _mean(ours, cell, TOP1, 2),
                     *_difference(study.differences.get(cell))[:2],
                     f"{theirs.differences[cell].estimate:+.2f}" if cell in theirs.differences else "",
-                    after,
                     _mean(ours, cell, "weight_error", 4),
                     _mean(ours, cell, "oscillation", 2),
                     number(paired.correlation if paired else None, 2),
@@ -212,29 +213,44 @@ def _network(name: str, ours: Ours) -> list[str]:
     if not lines:
         return []
     header = (
-        "bits", "pair", "n", "top-1", "minus STE", "interval", "published", "after BN", "mean abs e", "oscillating %",
+        "bits", "pair", "n", "top-1", "minus STE", "interval", "published", "mean abs e", "oscillating %",
         "r with STE", "Var ratio",
     )  # fmt: skip
-    parts = [f"## {ours.network.label}: {name}\n", markdown_table(header, lines, "rl" + "r" * 10), NOTES]
+    parts = [f"## {ours.network.label}: {name}\n", markdown_table(header, lines, "rl" + "r" * 9), NOTES]
+    parts.append(_mechanism(ours))
     parts.append(_factorial("ours", {bits: ours.study(bits) for bits in ours.bits}))
-    parts += [_order(ours), _others(ours), _sweep(ours), _settings(ours)]
+    parts += [_order(ours), _others(ours), _sweep(ours), _start(ours), _settings(ours)]
     return [part for part in parts if part]
 
 
 NOTES = """\
-*published*: the printed difference. *after BN*: ours minus STE after batch norm's statistics are re-estimated, which
-undoes what oscillating weights do to them. *mean abs e*: mean rounding error of the weights in steps, after training.
+*published*: the printed difference. *mean abs e*: mean rounding error of the weights in steps, after training.
 *oscillating*: weights whose frequency of oscillation is above .005 (Nagel et al. 2022). *r with STE*: correlation over
 seeds; *Var ratio*: Var(difference) / (sum of both variances), 1 where pairing by seed does nothing.
 """
 
 
-def _paired(ours: Ours, cell: Cell, outcome: str) -> str:
-    values, control = ours.values(cell, outcome), ours.values(cell.control, outcome)
-    both = sorted(values.keys() & control.keys())
-    if not both or cell == cell.control:
+def _mechanism(ours: Ours) -> str:
+    """The other outcomes, minus STE: whether scalers do to the weights what they should, and batch norm's part."""
+    lines = []
+    for bits in ours.bits:
+        by_outcome = {outcome: ours.study(bits, outcome).differences for outcome in OUTCOMES[1:]}
+        for cell in ours.cells(bits):
+            found = [differences.get(cell) for differences in by_outcome.values()]
+            if any(found):
+                shown = [
+                    _with_interval(interval, outcome) if interval else ""
+                    for outcome, interval in zip(by_outcome, found, strict=True)
+                ]
+                lines.append((str(bits), cell.pair, *shown))
+    if not lines:
         return ""
-    return f"{t_interval([values[seed] - control[seed] for seed in both]).estimate:+.2f}"
+    header = ("bits", "pair", "top-1 after BN", "mean abs e", "oscillating %")
+    return (
+        "The other outcomes, minus STE, with intervals that cover together in each column at each width. *top-1 after "
+        "BN*: after batch norm's statistics are re-estimated, which undoes what oscillating weights do to them.\n\n"
+        f"{markdown_table(header, lines, 'rlrrr')}"
+    )
 
 
 def _mean(ours: Ours, cell: Cell, outcome: str, digits: int) -> str:
@@ -261,12 +277,16 @@ def _order(ours: Ours) -> str:
 
 def _others(ours: Ours) -> str:
     """Pairs that were not released, each minus STE with an interval of its own: they belong to no family."""
-    lines = []
-    for cell in ours.others():
-        values, control = ours.values(cell), ours.values(cell.control)
-        both = sorted(values.keys() & control.keys())
-        difference = _with_interval(t_interval([values[s] - control[s] for s in both]), 2) if both else ""
-        lines.append((str(cell.bits), cell.pair, str(len(values)), _mean(ours, cell, TOP1, 2), difference))
+    lines = [
+        (
+            str(cell.bits),
+            cell.pair,
+            str(len(ours.values(cell))),
+            _mean(ours, cell, TOP1, 2),
+            _alone(ours.values(cell), ours.values(cell.control), TOP1),
+        )
+        for cell in ours.others()
+    ]
     if not lines:
         return ""
     header = ("bits", "pair", "n", "top-1", "minus STE")
@@ -274,27 +294,14 @@ def _others(ours: Ours) -> str:
 
 
 def _sweep(ours: Ours) -> str:
-    found = deltas(ours.evidence, ours.scale, ours.network.name)
-    cell = Cell(MAIN, *EWGS)
-    if not found:
+    """What delta does, each minus STE with an interval of its own."""
+    cell, lines = Cell(MAIN, *EWGS), []
+    for delta, asked in ours.swept().items():
+        values = {outcome: ours.values(cell, outcome, asked) for outcome in OUTCOMES}
+        cells = [_alone(found, ours.values(cell.control, outcome), outcome) for outcome, found in values.items()]
+        lines.append((f"{delta:g}", *cells, str(len(values[TOP1]))))
+    if not lines:
         return ""
-    own = next(
-        (r.settings["delta"] for r in ours.evidence.seeds(ours.scale, cell.unit(ours.network.name)).values()), None
-    )
-    arms = sorted(
-        [*((d, d) for d in found), *([(float(own), None)] if own is not None else [])], key=lambda arm: arm[0]
-    )
-    control = {outcome: ours.values(cell.control, outcome) for outcome in OUTCOMES}
-    lines = []
-    for delta, unit_delta in arms:
-        cells = [f"{delta:g}"]
-        for outcome in OUTCOMES:
-            values = ours.values(cell, outcome, unit_delta)
-            both = sorted(values.keys() & control[outcome].keys())
-            digits = 4 if outcome == "weight_error" else 2
-            difference = t_interval([values[s] - control[outcome][s] for s in both]) if both else None
-            cells.append("" if difference is None else _with_interval(difference, digits))
-        lines.append((*cells, str(len(ours.values(cell, TOP1, unit_delta)))))
     header = ("delta", "top-1", "top-1 after BN", "mean abs e", "oscillating %", "n")
     return (
         f"{cell.pair} at {cell.bits} bits over delta, minus STE, with a 95 % t interval each:\n\n"
@@ -302,7 +309,13 @@ def _sweep(ours: Ours) -> str:
     )
 
 
-def _with_interval(interval: Interval, digits: int) -> str:
+def _alone(values: Mapping[int, float], control: Mapping[int, float], outcome: str) -> str:
+    """A difference over the seeds that both have, with its own interval."""
+    return _with_interval(paired_difference(values, control), outcome) if values.keys() & control.keys() else ""
+
+
+def _with_interval(interval: Interval, outcome: str) -> str:
+    digits = 4 if outcome == "weight_error" else 2
     span = (
         ""
         if interval.low is None or interval.high is None
@@ -311,10 +324,26 @@ def _with_interval(interval: Interval, digits: int) -> str:
     return f"{interval.estimate:+.{digits}f}{span}"
 
 
+def _start(ours: Ours) -> str:
+    """What all pairs start from, what chance is, and how long runs take."""
+    records = [record for record in ours.evidence.at(ours.scale) if record.unit.startswith(f"{ours.network.name}_")]
+    starts = [record for record in records if record.unit == ours.network.start]
+    runs = [record for record in records if record.unit != ours.network.start]
+    if not starts or not runs:
+        return ""
+    mean, sd = mean_sd([record.values[TOP1] for record in starts])
+    seconds, start = (median(record.wall_seconds for record in found) for found in (runs, starts))
+    return (
+        f"FP32 starts: {mean_text(mean, sd, 2)} % ({len(starts)}); chance is "
+        f"{100 / int(starts[0].settings['classes'] or 1):g} %. A run takes {seconds:.0f} s of one core, a start "
+        f"{start:.0f} s (medians; {', '.join(sorted({record.cpu for record in records}))}).\n"
+    )
+
+
 def _settings(ours: Ours) -> str:
     """What the records of this network were made with."""
     own = [record for record in ours.evidence.at(ours.scale) if record.unit.startswith(f"{ours.network.name}_")]
-    return f"`{ours.scale}`: {settings_text(own)}.\n"
+    return f"`{ours.scale}`: {ours.evidence.study(ours.scale)}; {settings_text(own)}.\n"
 
 
 def _power(name: str, evidence: Evidence) -> list[str]:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from repro.evidence.intervals import t_interval
+from repro.evidence.intervals import paired_difference
 from repro.evidence.records import Evidence
 from repro.evidence.render import style
 from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network
-from repro.figure4.cells import Cell, printed, widths
+from repro.figure4.cells import UNSCALED, Cell, printed, widths
 from repro.figure4.claims import Ours, print_study
 from repro.figure4.study import Study
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DRAWING = 3
+DRAWING = 4
 """Version of the drawing, part of the pictures' fingerprint; raised when they change."""
 
-REFERENCES = (("ste", "ste"), ("ewgs", "ewgs"))
-"""Pairs whose means are the dashed lines."""
+DASHES = ((5, 3), (2, 2))
+"""Of the lines at the means of the printed figure's two references: the pairs of one scaler that it shows."""
 COLOURS = {"published": "#0072B2", "small": "#009E73", "lite0": "#D55E00"}
 DATA = {"cifar10": "CIFAR-10", "imagenet": "ImageNet"}
 ALT = {
@@ -43,11 +43,11 @@ def pairs(evidence: Evidence) -> Figure:
     from matplotlib.figure import Figure
 
     studies = [
-        ("Published: EfficientNet-Lite0,\nImageNet, 20 runs", "published", print_study(MAIN)),
+        ("Published:\nEfficientNet-Lite0,\nImageNet, 20 runs", "published", print_study(MAIN)),
         *_ours(evidence, MAIN),
     ]
     with style():
-        figure = Figure(figsize=(4.6 * len(studies) + 1.4, 8.6))
+        figure = Figure(figsize=(3.5 * len(studies) + 1.6, 8.9))
         panels = figure.subplots(1, len(studies), sharey=True, squeeze=False)[0]
         for axes, (title, source, study) in zip(panels, studies, strict=True):
             _boxes(axes, study, order(MAIN), COLOURS[source])
@@ -76,7 +76,7 @@ def _ours(evidence: Evidence, bits: int) -> list[tuple[str, str, Study]]:
 def _title(network: Network, scale: str, study: Study) -> str:
     counts = {len(values) for values in study.cells.values()}
     runs = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
-    return f"Ours, {scale}: {network.label},\n{DATA[str(SCALES[scale]['data'])]}, {runs} seed{'s' * (max(counts) > 1)}"
+    return f"Ours, {scale}:\n{network.label},\n{DATA[str(SCALES[scale]['data'])]}, {runs} seed{'s' * (max(counts) > 1)}"
 
 
 def _boxes(axes: Axes, study: Study, cells: list[Cell], colour: str) -> None:
@@ -94,13 +94,15 @@ def _boxes(axes: Axes, study: Study, cells: list[Cell], colour: str) -> None:
         heights = [row + 0.18 * ((i % 3) - 1) for i in range(len(values))]
         axes.plot(values, heights, "o", color=colour, markersize=3.4 if len(values) >= 5 else 6.5, alpha=0.75, mew=0)
         axes.plot([fmean(values)], [row], "D", color="black", markersize=5.5, zorder=5)
-    for (weights, activations), dashes in zip(REFERENCES, ((5, 3), (2, 2)), strict=True):
-        values = list(study.cells.get(Cell(study.bits, weights, activations), {}).values())
+    references = [cell for cell in cells if cell.weights == cell.activations and printed()[cell].drawn]
+    for cell, dashes in zip(references, DASHES, strict=True):
+        values = list(study.cells.get(cell, {}).values())
         if values:
             axes.axvline(fmean(values), color="#404040", linestyle=(0, dashes), linewidth=1.5, zorder=1)
+            side = "right" if cell.weights == UNSCALED else "left"
             axes.annotate(
-                f"{weights}/{activations}", (fmean(values), 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
-                textcoords="offset points", ha="right" if weights == "ste" else "left", va="bottom", fontsize=10.5,
+                cell.pair, (fmean(values), 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                textcoords="offset points", ha=side, va="bottom", fontsize=10.5,
             )  # fmt: skip
     mixed = sum(cell.weights != cell.activations for cell in cells)
     axes.axhline(mixed - 0.5, color="#BBBBBB", linewidth=1.0)
@@ -123,7 +125,7 @@ def differences(evidence: Evidence) -> Figure:
     from matplotlib.lines import Line2D
 
     with style():
-        figure = Figure(figsize=(5.2 * len(widths()), 8.2))
+        figure = Figure(figsize=(4.2 * len(widths()), 8.2))
         panels = figure.subplots(1, len(widths()), squeeze=False)[0]
         labels: dict[str, str] = {}
         for panel, (axes, bits) in enumerate(zip(panels, widths(), strict=True)):
@@ -154,16 +156,12 @@ def sweep(evidence: Evidence) -> Figure | None:
     """Accuracy and rounding error of the weights over delta, both minus STE; None where nothing is swept."""
     from matplotlib.figure import Figure
 
-    from repro.figure4.page import deltas
-
     network = next(network for network in NETWORKS.values() if network.swept)
-    scale = next((s for s in reversed(evidence.scales) if deltas(evidence, s, network.name)), None)
-    if scale is None:
+    sources = [Ours(evidence, scale, network) for scale in reversed(evidence.scales)]
+    ours = next((source for source in sources if source.swept()), None)
+    if ours is None:
         return None
-    ours, cell = Ours(evidence, scale, network), Cell(MAIN, *EWGS)
-    arms: dict[float, float | None] = {delta: delta for delta in deltas(evidence, scale, network.name)}
-    for record in evidence.seeds(scale, cell.unit(network.name)).values():
-        arms[float(record.settings["delta"])] = None  # type: ignore[arg-type]
+    cell = Cell(MAIN, *EWGS)
     with style():
         figure = Figure(figsize=(10.4, 4.8), layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -173,12 +171,11 @@ def sweep(evidence: Evidence) -> Figure | None:
             (right, "weight_error", "mean |e| minus STE, steps"),
         ):
             control = ours.values(cell.control, outcome)
-            for delta, unit_delta in sorted(arms.items()):
+            for delta, unit_delta in ours.swept().items():
                 values = ours.values(cell, outcome, unit_delta)
-                both = sorted(values.keys() & control.keys())
-                if not both:
+                if not values.keys() & control.keys():
                     continue
-                interval = t_interval([values[seed] - control[seed] for seed in both])
+                interval = paired_difference(values, control)
                 if interval.low is not None and interval.high is not None:
                     axes.plot([delta] * 2, [interval.low, interval.high], color=COLOURS["small"], linewidth=2.4)
                 axes.plot([delta], [interval.estimate], "o", color=COLOURS["small"], markersize=8)
@@ -193,7 +190,9 @@ def sweep(evidence: Evidence) -> Figure | None:
             axes.set_xlabel("delta", fontsize=13)
             axes.set_ylabel(label, fontsize=13)
         n = len(ours.values(cell.control))
-        title = f"{cell.pair} at {cell.bits} bits over delta: {network.label}, {scale}, {n} seeds, 95 % t intervals"
+        title = (
+            f"{cell.pair} at {cell.bits} bits over delta: {network.label}, {ours.scale}, {n} seeds, 95 % t intervals"
+        )
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=13)
     return figure
 

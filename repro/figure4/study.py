@@ -72,7 +72,7 @@ class Study:
         return self.against(max(self.cells, key=lambda cell: fmean(self.cells[cell].values()))) if self.cells else {}
 
     def against(self, control: Cell) -> dict[Cell, Interval]:
-        """Every other cell minus `control`."""
+        """Every other cell minus `control`; without bounds where no cell varies over seeds."""
         others = [cell for cell in self.cells if cell != control]
         if control not in self.cells or len(self.seeds) < 2 or not others:
             return {}
@@ -81,6 +81,10 @@ class Study:
         if self.flips and len(self.seeds) >= FEWEST_FLIPPED:
             rows = zip(*([x - c for x, c in zip(arm, middle, strict=True)] for arm in arms), strict=True)
             return dict(zip(others, _flipped(list(rows)), strict=True))
+        if all(min(values) == max(values) for values in (*arms, middle)):
+            return {
+                c: Interval(arm[0] - middle[0], None, None, 0.0, len(arm)) for c, arm in zip(others, arms, strict=True)
+            }
         return dict(zip(others, dunnett(arms, middle), strict=True))
 
     # --- the factorial ---------------------------------------------------------------------------------------------

@@ -110,8 +110,9 @@ class Training:
         self.history = History()
         self.keep_best = keep_best
         self.best_network: dict[str, Tensor] | None = None
-        self.steps = epochs * len(batches)
-        self.schedule = LambdaLR(optimizer, lambda step: cosine(step, self.steps, warmup))
+        steps = self.steps = epochs * len(batches)
+        # Not by self.steps: in a cycle with its schedule, a finished training would keep its images in memory.
+        self.schedule = LambdaLR(optimizer, lambda step: cosine(step, steps, warmup))
         if checkpoint.exists():
             self._restore(load(checkpoint, batches.device))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numba
 import numba.core.caching
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from tests.strategies import grid
 
 STE, EWGS = Scaler("ste"), Scaler("ewgs", delta=0.2)
 DTYPES = {torch.float32: np.float32, torch.bfloat16: np.uint16}
-LARGE = threads.FEWEST_PER_TEAM + 1
+LARGE = 2 * threads.FEWEST_PER_THREAD
 
 
 def data(*shape: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -141,6 +142,20 @@ class TestDeclines:
         with pytest.raises(ValueError, match="on meta, expected the device of x, cpu"):
             fused.forward(torch.ones(3), torch.ones(shape, device="meta"), -1.0, 1.0, axis=0)
 
+    def test_anything_on_another_device(self) -> None:
+        """Its address would be taken for one of this memory."""
+        x, away = torch.ones(3), torch.ones(3, device="meta")
+        noisy = Scaler("uniform_noise")
+        calls: dict[str, Callable] = {
+            "out": lambda: fused.forward(x, 0.5, -1.0, 1.0, out=away),
+            "grad": lambda: fused.backward(away, x, 0.5, -1.0, 1.0, scaler=STE),
+            "noise": lambda: fused.backward(x, x, 0.5, -1.0, 1.0, scaler=noisy, noise=away),
+            "error": lambda: fused.multiplier(STE, x, away),
+        }
+        for name, call in calls.items():
+            with pytest.raises(ValueError, match=f"{name} is on meta, expected the device of x, cpu"):
+                call()
+
 
 class TestBfloat16:
     SETTING = grid(5, signed=True, step=0.0123)
@@ -160,10 +175,10 @@ class TestBfloat16:
         cast_once = torch.from_numpy(reference.forward(wide, *expected, axis=axis)).bfloat16()
         assert_equal(plain(values.float()), plain(cast_once.float()))
 
-    def test_Q5_rounding_is_half_to_even_and_nan_stays_nan(self) -> None:
-        """Steps that are no bfloat16, so that every value is rounded on its way out: 1/256 apart they hit ties."""
+    @pytest.mark.parametrize("step", [1 + 2.0**-8, 1 + 3 * 2.0**-8], ids=["down", "up"])
+    def test_Q5_rounding_is_half_to_even_and_nan_stays_nan(self, step: float) -> None:
+        """Steps that are no bfloat16, so that every value is rounded on its way out, ties among them down or up."""
         x = torch.tensor([1.0, 2.0, 3.0, 5.0, math.inf, math.nan, -math.nan]).bfloat16()
-        step = 1 + 2.0**-8
         expected = (x.float().clamp(max=4).div(step).round() * step).bfloat16()
         assert torch.equal(fused.forward(x, step, -4.0, 4.0).nan_to_num(9), expected.nan_to_num(9))
 
@@ -235,6 +250,32 @@ class TestLayouts:
                 assert torch.allclose(ours.double(), theirs, rtol=1e-4, atol=1e-4 * x.numel() ** 0.5)
 
 
+@pytest.mark.parametrize("axis", [None, 1])
+def test_a_part_of_a_tensor_gets_the_strides_that_torch_gives_it(axis: int | None) -> None:
+    """Half of the channels, in channels-last: what is copied to lie without gaps keeps its order."""
+    x, g = (t.to(memory_format=torch.channels_last).chunk(2, 1)[0] for t in data(2, 6, 4, 5))
+    step = 0.1 if axis is None else torch.linspace(0.1, 0.3, 3)
+    gradients = fused.backward(g, x, step, -1.0, 1.0, scaler=EWGS, axis=axis)
+    found = (fused.codes(x, step, -1.0, 1.0, axis=axis), fused.forward(x, step, -1.0, 1.0, axis=axis), gradients.x)
+    assert {t.stride() for t in found} == {torch.empty_like(x).stride()}
+    assert torch.equal(found[1], eager.forward(x, step, -1.0, 1.0, axis=axis))
+    assert torch.equal(gradients.x, eager.backward(g, x, step, -1.0, 1.0, scaler=EWGS, axis=axis).x)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((4099,), None), ((700, 3), 1), ((3, 40_001), 0)])
+def test_nothing_beyond_the_tensor_is_read_or_written(shape: tuple[int, ...], axis: int | None) -> None:
+    n, beside = math.prod(shape), 1024
+    around = [torch.full((n + 2 * beside,), math.nan) for _ in range(4)]
+    x, g, y, dx = (whole[beside:-beside].view(shape) for whole in around)
+    x.fill_(0.25)
+    g.fill_(1.0)
+    step = 0.5 if axis is None else torch.full((shape[axis],), 0.5)
+    fused.forward(x, step, -1.0, 1.0, axis=axis, out=y)
+    gradients = fused.backward(g, x, step, -1.0, 1.0, scaler=STE, axis=axis, out=dx)
+    assert not any(t.isnan().any() for t in (y, *gradients))
+    assert all(whole.isnan().sum() == 2 * beside for whole in around)
+
+
 class TestOut:
     def test_is_written_in_place_whatever_its_layout(self) -> None:
         x, g = data(2, 3, 4, 5)
@@ -286,6 +327,17 @@ class TestThreads:
         fused.forward(torch.zeros(LARGE), 0.1, -1.0, 1.0)
         assert teams == [2]
         fused.forward(torch.zeros(LARGE - 1), 0.1, -1.0, 1.0)
+        assert teams == [2]
+
+    def test_no_more_threads_than_the_elements_are_worth(self, teams: list[int]) -> None:
+        torch.set_num_threads(4)
+        fused.forward(torch.zeros(3 * threads.FEWEST_PER_THREAD), 0.1, -1.0, 1.0)
+        assert teams == [3]
+
+    def test_threads_share_the_multipliers(self, teams: list[int]) -> None:
+        x, g = data(LARGE)
+        expected = eager.multiplier(EWGS, g, x / 10)
+        assert torch.allclose(fused.multiplier(EWGS, g, x / 10), expected)
         assert teams == [2]
 
     def test_one_thread_of_torch_is_one_thread_here(self, teams: list[int]) -> None:
@@ -382,6 +434,11 @@ class TestProcesses:
         monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
         first, second = (subprocess.check_output([sys.executable, "-c", CACHED], text=True) for _ in range(2))
         assert (first, second) == ("[0, 0, 0] 3\n", "[1, 1, 1] 3\n")
+
+    def test_a_loop_is_kept_for_later_processes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+        loops.loop.__wrapped__("fold")
+        assert list(tmp_path.rglob("*.nbi"))
 
     def test_where_no_cache_can_be_written_it_compiles_all_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(numba.core.caching.CodeLibraryCacheImpl, "_locator_classes", [])

@@ -113,10 +113,10 @@ def _both(x: Tensor, g: Tensor, step: Any, lower: Any, upper: Any, axis: int | N
 
 def static(data: Data) -> dict[str, Contender]:
     """A fixed grid: the gradient of x alone."""
-    x, axis = data.x.detach().requires_grad_(), data.axis
+    x, axis, parameters = data.x.detach().requires_grad_(), data.axis, data.parameters
 
     def ours(function: Callable, backend: str) -> Contender:
-        return _pass(x, data.g, lambda: function(x, *data.parameters, scaler=EWGS, axis=axis, backend=backend))
+        return _pass(x, data.g, lambda: function(x, *parameters, scaler=EWGS, axis=axis, backend=backend))
 
     return _with_brevitas(
         {

@@ -44,4 +44,6 @@ def evidence(
     wanted = tuple(Wanted(u.scale, u.name, u.seed, settings_hash(u.settings), u.numerics) for u in units)
     done = [u for u in units if u.scale == scale and (seeds is None or u.seed < seeds) and keep(u)]
     section, _ = preregistered(PREREGISTRATION, TARGET.name)
-    return Evidence(TARGET.name, wanted, tuple(record(unit, effect) for unit in done), preregistered=section)
+    return Evidence(
+        TARGET.name, wanted, tuple(record(unit, effect) for unit in done), preregistered=section, planned=wanted
+    )

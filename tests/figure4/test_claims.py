@@ -62,7 +62,7 @@ class TestOurs:
     def test_effects_that_are_there_hold(self) -> None:
         found = {(row.row, row.column): row.verdict for row in select(self.rows, claim="effect", scale="cpu")}
         assert found["weights_ewgs", "small 3 bit"] == "holds"
-        assert found["activations_ewgs", "small 3 bit"] == "inconclusive"
+        assert found["activations_ewgs", "small 3 bit"] == ""  # the print's own interval reaches 0
 
     def test_the_opposite_direction_fails(self) -> None:
         rows = TARGET.rows(evidence("cpu", effect=-1.0))

@@ -68,7 +68,13 @@ def numbers(outcome: Outcome) -> tuple[object, ...]:
     return dict(outcome.values), dict(outcome.best), correct, list(outcome.curve)
 
 
-@pytest.mark.parametrize("name", ["small_3bit_ewgs_invtanh", "small_3bit_gaussian_noise_gaussian_noise"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "small_fp32", "small_3bit_ewgs_invtanh", "small_3bit_gaussian_noise_gaussian_noise",
+        "lite0_3bit_ewgs_invtanh",
+    ],
+)  # fmt: skip
 def test_the_same_seed_gives_the_same_numbers_twice(run: Run, name: str) -> None:
     assert numbers(run(name)) == numbers(run(name))
 
