@@ -171,8 +171,9 @@ class Noise:
         """
         number, _ = part()
         own = f" of process {number}" if number and name.endswith(INPUT) else ""
-        bits = stream(self.seed, f"noise {name}{own}", self.step).bytes(2 * x.numel())
-        drawn = torch.from_numpy(np.take(_QUANTILES[scaler.name], np.frombuffer(bits, "<u2")))
+        words = stream(self.seed, f"noise {name}{own}", self.step).bit_generator.random_raw(-(-x.numel() // 4))
+        levels = words.astype("<u8", copy=False).view("<u2")[: x.numel()]
+        drawn = torch.from_numpy(np.take(_QUANTILES[scaler.name], levels))
         return drawn.to(x.device).as_strided(x.shape, torch.empty_like(x).stride())
 
 
