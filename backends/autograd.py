@@ -86,12 +86,11 @@ def fake_quantize(
 
 def _torch_backend(name: str | None, x: Tensor, scaler: str) -> Backend:
     """The backend asked for by name or by the environment; else, automatically, fused where it can and eager."""
-    asked = name or os.environ.get(backends.ENVIRONMENT_VARIABLE)
-    if not asked:
+    if not (name or os.environ.get(backends.ENVIRONMENT_VARIABLE)):
         traced = torch.compiler.is_compiling() and x.device.type in FASTER_TRACED
         if traced or x.dtype not in FUSED_DTYPES or registered_function(scaler):
             return backends.get("eager")
-    module = backends.get(asked, x.device)
+    module = backends.get(name, x.device)
     if module.__name__ == "backends.reference":  # type: ignore[attr-defined]
         raise BackendUnavailableError(f"backend 'reference' computes on NumPy arrays: ask for one of {TORCH_BACKENDS}")
     return module

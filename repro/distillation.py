@@ -26,7 +26,7 @@ from repro.adaptive.problems import CIFAR10, RESNET18, Problem
 from repro.adaptive.settings import START, TRAINED, Setting, check, scale
 from repro.evidence.claims import Row
 from repro.evidence.files import write_text
-from repro.evidence.intervals import mean_sd, pairing
+from repro.evidence.intervals import mean_sd
 from repro.evidence.patterns import pattern_rows, pattern_table
 from repro.evidence.records import Evidence, unpack
 from repro.evidence.render import markdown_table, settings_text, write_csv
@@ -156,12 +156,10 @@ def _runs(name: str, evidence: Evidence, scale: str) -> str:
         )
     )
     header = ("network", *(f"seed {seed}" for seed in seeds), "mean ± sd")
-    paired = pairing(taught, plain)
     return "\n".join(
         (
             f"## Runs: {name}\n",
             markdown_table(header, lines, "l" + "r" * (len(seeds) + 1)),
-            *_pairing(paired.correlation, paired.variance_ratio),
             f"`{scale}`: {REDUCED[scale]}; {settings_text(evidence.at(scale))}.\n",
         )
     )
@@ -178,13 +176,6 @@ def _discordant(evidence: Evidence, scale: str, seed: int) -> tuple[int, int]:
     """Test images that one seed's student gets right only with the teacher, and only without."""
     taught, plain = (unpack(evidence.seeds(scale, unit)[seed].correct[COLUMN]) for unit in (DISTILLED, STUDENT))
     return int((taught & ~plain).sum()), int((plain & ~taught).sum())
-
-
-def _pairing(correlation: float | None, ratio: float | None) -> list[str]:
-    if correlation is None or ratio is None:
-        return []
-    words = f"correlation {correlation:.2f}, Var(difference) / (Var with + Var without) {ratio:.2f}"
-    return [f"Pairing by seed, measured: {words} (1 where pairing does nothing).\n"]
 
 
 CAPTION = """\

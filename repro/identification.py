@@ -241,6 +241,8 @@ def _ranking(name: str, evidence: Evidence, scale: str) -> str:
         parts += [f"Best fit, {SCHEMES[order[0][0]]}, cell by cell:\n", _cells(evidence, scale, *order[0])]
     for table_name in tables:
         records = [record for record in evidence.at(scale) if record.unit.startswith(f"{table_name}-")]
+        if not records:
+            continue
         seeds = len({record.seed for record in records})
         words = f"{REDUCED[scale]}; {evidence.study(scale)}; {seeds} seed{'s' * (seeds > 1)}; {settings_text(records)}"
         parts.append(f"`{scale}`, {table_name}: {words}.\n")

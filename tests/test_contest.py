@@ -199,7 +199,7 @@ def test_exploratory_arms_are_shown_without_a_verdict(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in line.split("|")]
     assert cells[2] == "exploratory"
     assert not {"holds", "fails", "inconclusive"} & set(cells)
-    spread = re.search(r"under 5 sets of its constants: from (\S+) to (\S+)\.\n", page)
+    spread = re.search(r"under 5 sets of its constants, over the 8 seeds that all have: from (\S+) to (\S+)\.\n", page)
     assert spread
     assert [float(gain) for gain in spread.groups()] == pytest.approx([-2.0, 1.0], abs=0.2)
     assert "lambda_end 0.02" in page

@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import cached_property
 
 from repro.adaptive import delta_b
-from repro.adaptive.methods import INDIVIDUAL, METHODS, Method
+from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS, Method
 from repro.adaptive.settings import BEST_EPOCH
 from repro.evidence.claims import (
     Judged,
@@ -22,7 +22,7 @@ from repro.evidence.claims import (
 )
 from repro.evidence.intervals import Interval
 from repro.evidence.patterns import BINDING, patterns
-from repro.evidence.records import Evidence
+from repro.evidence.records import Evidence, Record
 from repro.published import Printed, PublishedTable
 
 DELTA_B = "delta_b"
@@ -137,6 +137,12 @@ class Measured:
     evidence: Evidence
     scale: str
 
+    @property
+    def records(self) -> list[Record]:
+        """Those of the paper's rows and of ours; a user's rows have settings of their own."""
+        own = {FLOAT, *_units(METHODS)}
+        return [record for record in self.evidence.at(self.scale) if record.unit in own]
+
     def accuracy(self, method: str | Method, bits: int) -> dict[int, float]:
         """Accuracies in percent by seed."""
         row = METHODS[method] if isinstance(method, str) else method
@@ -181,7 +187,10 @@ class Measured:
     ) -> Row:
         margin = self.evidence.preregistered["margins"][column]
         judged = judge_number(printed, ours, margin, self.scale) if ours else Judged("", margin=margin)
-        state, reason = self.state(method, *([INDIVIDUAL] if claim == DELTA_B else []))
+        methods = [method, *([INDIVIDUAL] if claim == DELTA_B else [])]
+        if not self.evidence.complete(self.scale, _units(methods)):
+            judged = judged._replace(verdict="")
+        state, reason = self.state(*methods)
         return Row(
             target=self.printed.target,
             claim=claim,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
-from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS, Method, methods
+from repro.adaptive.methods import INDIVIDUAL, METHODS, Method, methods
 from repro.evidence.claims import Row
 from repro.evidence.intervals import Interval, mean_sd, rank_correlation
 from repro.evidence.patterns import pattern_table
@@ -108,9 +108,8 @@ def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
     """A line per source: what its scale means, its seeds and its settings."""
     lines = []
     for name, runs in measured:
-        own = {FLOAT, *(unit for method in METHODS.values() for unit, _ in method.units())}
-        records = [record for record in runs.evidence.at(runs.scale) if record.unit in own]
-        seeds, study = len({record.seed for record in records}), runs.evidence.study(runs.scale)
+        records, study = runs.records, runs.evidence.study(runs.scale)
+        seeds = len({record.seed for record in records})
         lines.append(
             f"\n`{name}`: {REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}; {settings_text(records)}.\n"
         )

@@ -140,7 +140,7 @@ def methods() -> Mapping[str, Method]:
     """All rows by name: those of the paper, ours, and those that installed packages register under `repro.methods`.
 
     Raises `UsageError`, naming the package, for one that is no `Method`, whose name is taken, or that
-    starts from a unit that is not there.
+    starts from a unit that is not there or leaves no network at every scale.
     """
     found = dict(METHODS)
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):

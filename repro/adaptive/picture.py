@@ -47,7 +47,7 @@ def draw(title: str, printed: PublishedTable, evidence: Evidence, stem: Path) ->
         figure.suptitle(title, x=0.01, ha="left")
         figure.supxlabel("bits of weights and activations")
         figure.supylabel("top-1 (%)")
-    records = [record for source in sources for record in evidence.records if record.scale == source.scale]
+    records = [record for source in sources for record in evidence.at(source.scale)]
     mark = fingerprint(renderer=RENDERER, records=records, published=["tables"])
     return save_figure(figure, stem, mark)
 

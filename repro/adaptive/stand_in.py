@@ -80,6 +80,6 @@ def _section(title: str, name: str, runs: Measured, stand_in: StandIn) -> str:
     return (
         f"\n## Stand-in, {f'{name} {runs.scale}'.strip()}: {stand_in.words}\n\n"
         f"Not {title}, and no evidence for it: other data stand in, to prove that the pipeline runs. Top-1 accuracy in "
-        f"percent. {settings_text(runs.evidence.at(runs.scale))}.\n\n"
+        f"percent. {settings_text(runs.records)}.\n\n"
         f"{markdown_table(header, lines, 'l' + 'r' * len(runs.printed.bits))}"
     )

@@ -25,7 +25,7 @@ class Design(NamedTuple):
     seconds: float
     """Of one core, for one seed of all arms and what they start from."""
     effect: float
-    """The published effect."""
+    """Worth seeing: the published one, or where nothing is published the margin."""
 
 
 def power(n: int, effect: float, sd: float, confidence: float = 0.95, comparisons: int = 1) -> float:

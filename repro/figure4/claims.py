@@ -32,7 +32,7 @@ TARGET = "figure4"
 PRINT = "print"
 TOP1 = "top1"
 OUTCOMES = (TOP1, "top1_bn", "weight_error", "oscillation")
-LARGEST_SCALE = "cpu"
+ALWAYS_SHOWN = "cpu"
 """Whose rows are shown, missing or not."""
 OK: tuple[State, str] = ("ok", "")
 NO_DATA = f"data: {IMAGENET.by_hand}"
@@ -40,10 +40,10 @@ PRINTED_NETWORK = NETWORKS["lite0"]
 
 
 def rows(evidence: Evidence) -> list[Row]:
-    """The print by itself, each scale that has records (else `cpu`) by network, and the accuracies at `paper` scale."""
+    """The print by itself, `cpu` and each scale that has records by network, and the accuracies at `paper` scale."""
     found = [*_arithmetic(), *_separations(None), *_behind_the_winner(), *_effects(None)]
     found += _patterns(None, evidence)
-    for scale in sorted({*evidence.scales, LARGEST_SCALE}, key=RUN_SCALES.index):
+    for scale in sorted({*evidence.scales, ALWAYS_SHOWN}, key=RUN_SCALES.index):
         for network in trained(SCALES[scale]):
             ours = Ours(evidence, scale, network)
             found += [*_separations(ours), *_effects(ours), *_patterns(ours, evidence), *_ranks(ours)]
@@ -76,10 +76,8 @@ class Ours:
         """What else is recorded: a user's scalers, or a pair that was not released."""
         found = [
             Cell(*(record.settings[name] for name in Cell._fields))  # type: ignore[arg-type]
-            for record in self.evidence.records
-            if record.scale == self.scale
-            and record.unit.startswith(f"{self.network.name}_")
-            and "bits" in record.settings
+            for record in self.evidence.at(self.scale)
+            if record.unit.startswith(f"{self.network.name}_") and "bits" in record.settings
         ]
         return [cell for cell in dict.fromkeys(found) if cell not in printed()]
 
@@ -170,6 +168,8 @@ def _accuracy(cell: Cell, ours: Ours) -> Row:
     margin = ours.evidence.preregistered["margin"]
     spread = float(found.sd), len(found.runs)
     judged = judge_number(found.mean, values, margin, ours.scale, *spread) if values else Judged("", margin=margin)
+    if not ours.complete([cell]):
+        judged = judged._replace(verdict="")
     state, reason = ours.state([cell])
     return Row(
         target=TARGET,

@@ -335,7 +335,7 @@ def _start(ours: Ours) -> str:
     seconds, start = (median(record.wall_seconds for record in found) for found in (runs, starts))
     return (
         f"FP32 starts: {mean_text(mean, sd, 2)} % ({len(starts)}); chance is "
-        f"{100 / int(starts[0].settings['classes'] or 1):g} %. A run takes {seconds:.0f} s of one core, a start "
+        f"{100 / int(starts[0].settings['classes'] or 1):g} %. A run takes {seconds:.0f} s, a start "
         f"{start:.0f} s (medians; {', '.join(sorted({record.cpu for record in records}))}).\n"
     )
 

@@ -137,7 +137,7 @@ class PostTraining:
         """The seminar's two numbers, what is claimed of them, and our own patterns."""
         from repro.ptq import page
 
-        return page.rows(evidence, tuple(self.scales))
+        return page.rows(evidence)
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         """`ptq.csv`, `ptq_layers.csv`, `ptq.md`; with records also `ptq.png` and `ptq.svg`."""

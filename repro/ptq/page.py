@@ -37,16 +37,12 @@ def printed() -> dict[str, dict[str, Any]]:
 # Rows
 
 
-def rows(evidence: Evidence, scales: tuple[str, ...]) -> list[Row]:
+def rows(evidence: Evidence) -> list[Row]:
     """The print against itself, the printed numbers beside ours, and the preregistered patterns."""
     return [
         *_print_rows(evidence),
-        *(
-            _anchor(evidence, scale, bits)
-            for scale in (*evidence.judged_scales(scales[-1]), "paper")
-            for bits in ANCHORS
-        ),
-        *pattern_rows(evidence, evidence.values, scales[-1]),
+        *(_anchor(evidence, scale, bits) for scale in (*evidence.judged_scales("cpu"), "paper") for bits in ANCHORS),
+        *pattern_rows(evidence, evidence.values, "cpu"),
     ]
 
 

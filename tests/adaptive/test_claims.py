@@ -108,9 +108,7 @@ def evidence(tmp_path, scale: str = "cpu", seeds: int = 3) -> Evidence:
 def find(evidence: Evidence, claim: str, row: str, column: str, scale: str = "cpu"):
     printed: PublishedTable = table("table1")
     (found,) = [
-        r
-        for r in rows(printed, evidence, ("smoke", "cpu"))
-        if (r.claim, r.row, r.column, r.scale) == (claim, row, column, scale)
+        r for r in rows(printed, evidence, "cpu") if (r.claim, r.row, r.column, r.scale) == (claim, row, column, scale)
     ]
     return found
 
@@ -144,7 +142,7 @@ def test_fewer_seeds_than_planned_show_as_missing(tmp_path) -> None:
 
 
 def test_patterns_are_judged_on_ours(tmp_path) -> None:
-    found = {r.claim: r for r in rows(table("table1"), evidence(tmp_path), ("cpu",)) if r.scale == "cpu"}
+    found = {r.claim: r for r in rows(table("table1"), evidence(tmp_path), "cpu") if r.scale == "cpu"}
     assert found["dq32_at_chance"].verdict == "holds"
     assert found["bn_calibration_lifts_dq32"].verdict == "holds"
     assert found["dq8_collapses_at_2"].verdict == "fails"  # ten points where the margin is 43.4
@@ -173,12 +171,8 @@ def test_nothing_recorded_still_gives_every_row(tmp_path) -> None:
 
 def test_a_pattern_of_delta_b_needs_individuals_runs_too(tmp_path) -> None:
     full = evidence(tmp_path)
-    (whole,) = [
-        r for r in rows(table("table1"), full, ("cpu",)) if (r.claim, r.scale) == ("coquant_best_delta_b", "cpu")
-    ]
+    (whole,) = [r for r in rows(table("table1"), full, "cpu") if (r.claim, r.scale) == ("coquant_best_delta_b", "cpu")]
     assert (whole.state, whole.n, whole.ours) == ("ok", 3, pytest.approx(0))  # all methods are made up alike
     bare = replace(full, records=tuple(r for r in full.records if not r.unit.startswith("individual")))
-    (part,) = [
-        r for r in rows(table("table1"), bare, ("cpu",)) if (r.claim, r.scale) == ("coquant_best_delta_b", "cpu")
-    ]
+    (part,) = [r for r in rows(table("table1"), bare, "cpu") if (r.claim, r.scale) == ("coquant_best_delta_b", "cpu")]
     assert (part.state, part.reason, part.verdict) == ("missing", "compute: 0 of 3 seeds recorded", "")

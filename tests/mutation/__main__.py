@@ -215,7 +215,7 @@ def _write(path: Path, version: str, every: list[Mutant], outcomes: dict[str, st
         reason = equivalent.get(mutant.name)
         found = f"equivalent: {reason}" if reason else outcomes.get(mutant.name, "not judged")
         rows.append({"mutant": mutant.name, "outcome": found})
-    kinds = [row["outcome"].partition(":")[0] for row in rows]
+    kinds = [row["outcome"].partition(":")[0].partition(" by ")[0] for row in rows]
     counts = {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
     path.write_text(f'{{\n "source": "{version}",\n "counts": {json.dumps(counts)},\n "mutants": [\n{lines}\n ]\n}}\n')
