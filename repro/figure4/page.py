@@ -36,16 +36,17 @@ WANTED = 0.8
 def render(title: str, evidence: Evidence, judged: Sequence[Row], folder: Path) -> list[Path]:
     """Write every file of the target."""
     points = csv_text(POINTS, list(points_of(evidence)))
-    body = text(title, {"": evidence}, judged)
     paths = [write_csv(judged, folder / f"{TARGET}.csv"), write_text(folder / f"{TARGET}_points.csv", points)]
     pictures: list[Path] = []
+    shown = []
     for name, drawing in picture.PICTURES.items():
         drawn = drawing(evidence)
         if drawn is not None:
             made_from = fingerprint(renderer=picture.DRAWING, published=(TARGET, f"{TARGET}_runs"), texts=[points])
             pictures += save_figure(drawn, folder / name, made_from)
-            body += f"\n![{picture.ALT[name]}]({name}.png)\n"
-    return [*paths, write_text(folder / f"{TARGET}.md", body), *pictures]
+            shown.append(f"![{picture.ALT[name]}]({name}.png)\n")
+    page = write_text(folder / f"{TARGET}.md", text(title, {"": evidence}, judged, shown))
+    return [*paths, page, *pictures]
 
 
 def points_of(evidence: Evidence) -> Iterator[tuple[object, ...]]:
@@ -88,11 +89,11 @@ own interval excludes 0.
 """
 
 
-def text(title: str, sources: Mapping[str, Evidence], judged: Sequence[Row]) -> str:
-    """The page: claims, the print, then each source and scale by network."""
+def text(title: str, sources: Mapping[str, Evidence], judged: Sequence[Row], pictures: Sequence[str] = ()) -> str:
+    """The page: claims, pictures, the print, then each source and scale by network."""
     first = next(iter(sources.values()))
     _, _, deviations = (figure4.__doc__ or "").partition("\n\n")
-    parts = [f"# Figure 4: {title.lower()}\n", CAPTION, _claims(first, judged), _published()]
+    parts = [f"# Figure 4: {title.lower()}\n", CAPTION, _claims(first, judged), *pictures, _published()]
     for name, evidence in sources.items():
         for scale in evidence.scales:
             for network in trained(SCALES[scale]):
