@@ -10,15 +10,15 @@ from repro.evidence.intervals import paired_difference
 from repro.evidence.records import Evidence
 from repro.evidence.render import style
 from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network
-from repro.figure4.cells import UNSCALED, Cell, printed, widths
+from repro.figure4.cells import Cell, printed, widths
 from repro.figure4.claims import Ours, print_study
-from repro.figure4.study import Study
+from repro.figure4.study import FEWEST_FLIPPED, Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DRAWING = 4
+DRAWING = 5
 """Version of the drawing, part of the pictures' fingerprint; raised when they change."""
 
 DASHES = ((5, 3), (2, 2))
@@ -95,13 +95,13 @@ def _boxes(axes: Axes, study: Study, cells: list[Cell], colour: str) -> None:
         axes.plot(values, heights, "o", color=colour, markersize=3.4 if len(values) >= 5 else 6.5, alpha=0.75, mew=0)
         axes.plot([fmean(values)], [row], "D", color="black", markersize=5.5, zorder=5)
     references = [cell for cell in cells if cell.weights == cell.activations and printed()[cell].drawn]
+    means = {cell: study.means()[cell] for cell in references if cell in study.cells}
     for cell, dashes in zip(references, DASHES, strict=True):
-        values = list(study.cells.get(cell, {}).values())
-        if values:
-            axes.axvline(fmean(values), color="#404040", linestyle=(0, dashes), linewidth=1.5, zorder=1)
-            side = "right" if cell.weights == UNSCALED else "left"
+        if cell in means:
+            axes.axvline(means[cell], color="#404040", linestyle=(0, dashes), linewidth=1.5, zorder=1)
+            side = "right" if means[cell] == min(means.values()) else "left"
             axes.annotate(
-                cell.pair, (fmean(values), 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
+                cell.pair, (means[cell], 1), xycoords=("data", "axes fraction"), xytext=(0, 3),
                 textcoords="offset points", ha=side, va="bottom", fontsize=10.5,
             )  # fmt: skip
     mixed = sum(cell.weights != cell.activations for cell in cells)
@@ -141,6 +141,15 @@ def differences(evidence: Evidence) -> Figure:
                     if interval.low is not None and interval.high is not None:
                         axes.plot([interval.low, interval.high], [height] * 2, color=COLOURS[source], linewidth=2.4)
                     axes.plot([interval.estimate], [height], "o", color=COLOURS[source], markersize=7)
+            edges = [
+                edge
+                for _, _, study in studies
+                if len(study.seeds) >= FEWEST_FLIPPED
+                for interval in study.differences.values()
+                for edge in (interval.low or 0.0, interval.high or 0.0)
+            ]
+            wide = 0.15 * (max(edges) - min(edges))
+            axes.set_xlim(min(edges) - wide, max(edges) + wide)
             axes.axvline(0, color="#404040", linestyle=(0, (5, 3)), linewidth=1.4)
             axes.set_title(f"{bits} bits", fontweight="bold", fontsize=14, pad=26)
             axes.set_xlabel("top-1 minus ste/ste, points", fontsize=13)
@@ -148,7 +157,10 @@ def differences(evidence: Evidence) -> Figure:
             axes.grid(axis="y", visible=False)
         keys = [Line2D([], [], color=COLOURS[s], marker="o", label=label) for s, label in labels.items()]
         figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), fontsize=12)
-        figure.supxlabel("Simultaneous 95 % intervals in each panel; the panels' scales differ.", fontsize=11)
+        figure.supxlabel(
+            "Simultaneous 95 % intervals in each panel; lines that reach an edge go on. The panels' scales differ.",
+            fontsize=11,
+        )
     return figure
 
 
