@@ -141,12 +141,10 @@ def differences(evidence: Evidence) -> Figure:
                     if interval.low is not None and interval.high is not None:
                         axes.plot([interval.low, interval.high], [height] * 2, color=COLOURS[source], linewidth=2.4)
                     axes.plot([interval.estimate], [height], "o", color=COLOURS[source], markersize=7)
-            edges = [
-                edge
-                for _, _, study in studies
-                if len(study.seeds) >= FEWEST_FLIPPED
-                for interval in study.differences.values()
-                for edge in (interval.low or 0.0, interval.high or 0.0)
+            found = [(interval, len(study.seeds)) for *_, study in studies for interval in study.differences.values()]
+            edges = [interval.estimate for interval, _ in found]
+            edges += [
+                edge for interval, n in found if n >= FEWEST_FLIPPED for edge in interval[1:3] if edge is not None
             ]
             wide = 0.15 * (max(edges) - min(edges))
             axes.set_xlim(min(edges) - wide, max(edges) + wide)
@@ -158,7 +156,7 @@ def differences(evidence: Evidence) -> Figure:
         keys = [Line2D([], [], color=COLOURS[s], marker="o", label=label) for s, label in labels.items()]
         figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), fontsize=12)
         figure.supxlabel(
-            "Simultaneous 95 % intervals in each panel; lines that reach an edge go on. The panels' scales differ.",
+            "Simultaneous 95 % intervals in each panel, whose scales differ; lines that reach an edge go on.",
             fontsize=11,
         )
     return figure
