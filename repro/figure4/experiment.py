@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+from numba import njit
 from scipy.special import ndtri
 from timm.optim import RMSpropTF
 from torch import Tensor, nn
@@ -158,6 +159,15 @@ _QUANTILES = {"uniform_noise": (_LEVELS - 0.5).astype(np.float32), "gaussian_noi
 """U(-.5, .5) and N(0, 1) at 65,536 equal steps of probability: a third of the time of drawing them exactly."""
 
 
+@njit(nogil=True, cache=True)
+def _looked_up(table: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """`table[places]`, in less than half of NumPy's time, which widens the places first."""
+    found = np.empty(len(places), table.dtype)
+    for i in range(len(places)):
+        found[i] = table[places[i]]
+    return found
+
+
 class Noise:
     """What the noise controls multiply with, drawn by (seed, tensor, step): contract S4."""
 
@@ -173,7 +183,7 @@ class Noise:
         own = f" of process {number}" if number and name.endswith(INPUT) else ""
         words = stream(self.seed, f"noise {name}{own}", self.step).bit_generator.random_raw(-(-x.numel() // 4))
         levels = words.astype("<u8", copy=False).view("<u2")[: x.numel()]
-        drawn = torch.from_numpy(np.take(_QUANTILES[scaler.name], levels))
+        drawn = torch.from_numpy(_looked_up(_QUANTILES[scaler.name], levels))
         return drawn.to(x.device).as_strided(x.shape, torch.empty_like(x).stride())
 
 
