@@ -188,8 +188,7 @@ class Measured:
         margin = self.evidence.preregistered["margins"][column]
         judged = judge_number(printed, ours, margin, self.scale) if ours else Judged("", margin=margin)
         methods = [method, *([INDIVIDUAL] if claim == DELTA_B else [])]
-        if not self.evidence.complete(self.scale, _units(methods)):
-            judged = judged._replace(verdict="")
+        judged = judged.once(self.evidence.complete(self.scale, _units(methods)))
         state, reason = self.state(*methods)
         return Row(
             target=self.printed.target,
@@ -210,8 +209,7 @@ class Measured:
         methods = {method for method, _ in places} | {INDIVIDUAL for _, column in places if column == DELTA_B}
         state, reason = self.state(*sorted(methods))
         judged = judge_seeds(pattern, {place: self.cell(*place) for place in places})
-        if not self.evidence.complete(self.scale, _units(methods)):
-            judged = judged._replace(verdict="")
+        judged = judged.once(self.evidence.complete(self.scale, _units(methods)))
         on_print = judge_print(pattern, printed_cells(self.printed))
         return _pattern_row(self.printed, pattern, judged, on_print, self.scale, state, reason)
 

@@ -163,6 +163,10 @@ class Judged(NamedTuple):
     resolution: float | None = None
     """Number: smallest difference that a single printed run can show."""
 
+    def once(self, complete: bool) -> Judged:
+        """Itself; without its verdict as long as the evidence is not complete (`Evidence.complete`)."""
+        return self if complete else self._replace(verdict="")
+
     def columns(self) -> dict[str, float | int | str | None]:
         """The columns of a `Row` that come from the judgement: `Row(target=..., ..., **judged.columns())`."""
         return {name: getattr(self, name) for name in ("ours", "sd", "n", "low", "high", "margin", "verdict")}

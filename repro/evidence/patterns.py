@@ -71,8 +71,7 @@ def _row(pattern: Pattern, evidence: Evidence, cell: Cell, scale: str, units: Ca
     places = sorted({place for contrast in pattern.contrasts for place in contrast.terms})
     judged = judge_seeds(pattern, {place: cell(scale, *place) for place in places})
     measured = [unit for row, _ in places for unit in units(row)]
-    if not evidence.complete(scale, measured):
-        judged = judged._replace(verdict="")
+    judged = judged.once(evidence.complete(scale, measured))
     state, reason = evidence.worst(scale, measured)
     return Row(
         target=evidence.target,

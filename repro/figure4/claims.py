@@ -22,7 +22,7 @@ from repro.evidence.claims import (
 from repro.evidence.intervals import Interval
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import Design
-from repro.evidence.records import Evidence
+from repro.evidence.records import Evidence, Record
 from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network, trained
 from repro.figure4.cells import Cell, printed, widths
 from repro.figure4.study import LEVELS, Study, Values, rank_agreement
@@ -72,12 +72,17 @@ class Ours:
         """The released pairs at a width."""
         return [cell for cell in printed() if cell.bits == bits]
 
+    @property
+    def records(self) -> list[Record]:
+        """All of this network at this scale."""
+        return [record for record in self.evidence.at(self.scale) if record.unit.startswith(f"{self.network.name}_")]
+
     def others(self) -> list[Cell]:
         """What else is recorded: a user's scalers, or a pair that was not released."""
         found = [
             Cell(*(record.settings[name] for name in Cell._fields))  # type: ignore[arg-type]
-            for record in self.evidence.at(self.scale)
-            if record.unit.startswith(f"{self.network.name}_") and "bits" in record.settings
+            for record in self.records
+            if "bits" in record.settings
         ]
         return [cell for cell in dict.fromkeys(found) if cell not in printed()]
 
@@ -168,8 +173,7 @@ def _accuracy(cell: Cell, ours: Ours) -> Row:
     margin = ours.evidence.preregistered["margin"]
     spread = float(found.sd), len(found.runs)
     judged = judge_number(found.mean, values, margin, ours.scale, *spread) if values else Judged("", margin=margin)
-    if not ours.complete([cell]):
-        judged = judged._replace(verdict="")
+    judged = judged.once(ours.complete([cell]))
     state, reason = ours.state([cell])
     return Row(
         target=TARGET,
@@ -291,8 +295,7 @@ def _patterns(ours: Ours | None, evidence: Evidence) -> Iterator[Row]:
         if all(map(_is_top1, places)):
             on_print = f"{judge_seeds(pattern, {place: _values(None, place) for place in places}).theta:g}"
         state, reason = OK if ours is None else ours.state(sorted(cells))
-        if ours is not None and not ours.complete(sorted(cells)):
-            judged = judged._replace(verdict="")
+        judged = judged.once(ours is None or ours.complete(sorted(cells)))
         yield _pattern_row(ours, pattern.name, judged, on_print, state, reason)
 
 

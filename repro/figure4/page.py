@@ -327,9 +327,8 @@ def _with_interval(interval: Interval, outcome: str) -> str:
 
 def _start(ours: Ours) -> str:
     """What all pairs start from, what chance is, and how long runs take."""
-    records = [record for record in ours.evidence.at(ours.scale) if record.unit.startswith(f"{ours.network.name}_")]
-    starts = [record for record in records if record.unit == ours.network.start]
-    runs = [record for record in records if record.unit != ours.network.start]
+    starts = [record for record in ours.records if record.unit == ours.network.start]
+    runs = [record for record in ours.records if record.unit != ours.network.start]
     if not starts or not runs:
         return ""
     mean, sd = mean_sd([record.values[TOP1] for record in starts])
@@ -337,14 +336,13 @@ def _start(ours: Ours) -> str:
     return (
         f"FP32 starts: {mean_text(mean, sd, 2)} % ({len(starts)}); chance is "
         f"{100 / int(starts[0].settings['classes'] or 1):g} %. A run takes {seconds:.0f} s, a start "
-        f"{start:.0f} s (medians; {', '.join(sorted({record.cpu for record in records}))}).\n"
+        f"{start:.0f} s (medians; {', '.join(sorted({record.cpu for record in ours.records}))}).\n"
     )
 
 
 def _settings(ours: Ours) -> str:
     """What the records of this network were made with."""
-    own = [record for record in ours.evidence.at(ours.scale) if record.unit.startswith(f"{ours.network.name}_")]
-    return f"`{ours.scale}`: {ours.evidence.study(ours.scale)}; {settings_text(own)}.\n"
+    return f"`{ours.scale}`: {ours.evidence.study(ours.scale)}; {settings_text(ours.records)}.\n"
 
 
 def _power(name: str, evidence: Evidence) -> list[str]:
