@@ -227,18 +227,27 @@ def _training(
 def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], widths: int) -> torch.optim.Optimizer:
     """SGD with learning rates of their own for quantized weights and for clip levels, which stay positive.
 
-    The weights' is divided by the number of bit-widths, whose gradients are summed.
+    Those of weights, quantized or not, are divided by the number of bit-widths, whose gradients are summed; batch norms
+    and clip levels learn at the full rate.
     """
-    levels = [module for module in network.modules() if isinstance(module, PACT)]
-    own: dict[torch.Tensor, str] = {module.alpha: "alpha" for module in levels}
-    own |= {module.weight: "weight" for module in network.modules() if isinstance(module, QuantizedConv2d)}
+    modules = list(network.modules())
+    levels = [module for module in modules if isinstance(module, PACT)]
+    kinds: dict[torch.Tensor, str] = {module.alpha: "alpha" for module in levels}
+    kinds |= {module.weight: "quantized" for module in modules if isinstance(module, QuantizedConv2d)}
+    kinds |= {p: "norm" for module in modules if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
+    rates = {
+        "float": settings["lr"] / widths,
+        "quantized": settings["weight_lr"] / widths,
+        "norm": settings["lr"],
+        "alpha": settings["alpha_lr"],
+    }
     groups = [
         {
-            "params": [parameter for parameter in network.parameters() if own.get(parameter, "") == kind],
-            "lr": settings[f"{kind}_lr" if kind else "lr"] / (widths if kind == "weight" else 1),
+            "params": [parameter for parameter in network.parameters() if kinds.get(parameter, "float") == kind],
+            "lr": rate,
             "weight_decay": settings["alpha_weight_decay" if kind == "alpha" else "weight_decay"],
         }
-        for kind in ("", "weight", "alpha")
+        for kind, rate in rates.items()
     ]
     optimizer = torch.optim.SGD(groups, momentum=settings["momentum"])
 

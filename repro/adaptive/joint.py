@@ -27,7 +27,7 @@ class JointStep:
     its teacher stood: a pass without them would cost as much again. Paper B does not say which it is.
 
     Attributes:
-        network: a quantized network with `blocks`.
+        network: a quantized network with `swappable()`.
         widths: bit-widths, the highest first.
         recipe: soft target and swapping, as the method has them.
         settings: `lambda_end`, `soft_weight`, `temperature`, `swap_start`, `swap_by_depth`, `swap_trains_teacher`.
@@ -72,7 +72,7 @@ class JointStep:
         set_bits(self.network, bits)
         if teacher is None or not self.recipe.swapped:
             return self.network(images)
-        blocks = list(self.network.blocks)  # type: ignore[arg-type]
+        blocks = self.network.swappable()  # type: ignore[operator]
         probabilities = student_probabilities(
             progress, len(blocks), self.settings["swap_start"], self.settings["swap_by_depth"]
         )

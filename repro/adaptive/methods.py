@@ -125,6 +125,12 @@ _ROWS = (
         Recipe("joint", trained=False, clip="start", batch_norm="calibrated"),
         OURS,
     ),
+    Method(
+        "bit_mixer_bn_calib",
+        "Bit-Mixer + BN calibration",
+        Recipe("bit_mixer", trained=False, clip="start", batch_norm="calibrated"),
+        OURS,
+    ),
     # CoQuant taken apart: who teaches, and whether blocks are swapped.
     Method("distilled", "Distillation from the highest bit-width", Recipe(FLOAT, soft_target="highest"), OURS),
     Method("nearest", "Distillation from the nearest bit-width", Recipe(FLOAT, soft_target="nearest"), OURS),

@@ -24,7 +24,7 @@ class Network:
     Attributes:
         settings: names of those that it is built by.
         build: the network for settings and a number of classes, initialised by torch's global generator. It offers
-            `blocks` and `layers()`, and names in `full_precision` the modules that are never quantized: see
+            `swappable()` and `layers()`, and names in `full_precision` the modules that are never quantized: see
             `repro.networks.resnet.ResNet18`.
     """
 

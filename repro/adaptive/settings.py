@@ -82,7 +82,9 @@ SWAPPED = ("swap_start", "swap_by_depth", "swap_trains_teacher")
 RANDOM_BITS = ("mixer_uniform",)
 PERCENTILE = ("alpha_percentile", "alpha_images")
 CALIBRATED = ("bn_images", "bn_augmented")
-COMMON = (*START, *TRAINED, *SOFT_TARGET, *SELECTED, *SWAPPED, *RANDOM_BITS, *PERCENTILE, *CALIBRATED)
+TESTED = ("test_once",)
+"""Settings of how a quantized network is tested while it is trained."""
+COMMON = (*START, *TRAINED, *TESTED, *SOFT_TARGET, *SELECTED, *SWAPPED, *RANDOM_BITS, *PERCENTILE, *CALIBRATED)
 """Settings of every table; to these come those of its network and data."""
 
 

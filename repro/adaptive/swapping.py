@@ -39,18 +39,24 @@ def draw(probabilities: Sequence[float], generator: np.random.Generator) -> list
 
 @contextmanager
 def swapped(
-    blocks: Sequence[nn.Module], which: Sequence[bool], student: int, teacher: int, *, trains_teacher: bool = False
+    blocks: Sequence[Sequence[nn.Module]],
+    which: Sequence[bool],
+    student: int,
+    teacher: int,
+    *,
+    trains_teacher: bool = False,
 ) -> Iterator[None]:
     """Within, the blocks of `which` run as the teacher's: its weights, clip levels and batch norms.
 
-    Their running statistics are left alone, and their parameters get no gradient unless `trains_teacher`; the
-    gradient passes through them to the blocks before. All blocks are the student's again afterwards.
+    Each block is given as its modules (a network's `swappable()`). Their running statistics are left alone, and their
+    parameters get no gradient unless `trains_teacher`; the gradient passes through them to the blocks before. All
+    blocks are the student's again afterwards.
     """
-    chosen = [block for block, swap in zip(blocks, which, strict=True) if swap]
-    norms = [(m, m.momentum) for block in chosen for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
-    parameters = [p for block in chosen for p in block.parameters() if p.requires_grad]
-    for block in chosen:
-        set_bits(block, teacher)
+    chosen = [module for block, swap in zip(blocks, which, strict=True) if swap for module in block]
+    norms = [(m, m.momentum) for module in chosen for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    parameters = [p for module in chosen for p in module.parameters() if p.requires_grad]
+    for module in chosen:
+        set_bits(module, teacher)
     for norm, _ in norms:
         norm.momentum = 0.0
     if not trains_teacher:
@@ -59,8 +65,8 @@ def swapped(
     try:
         yield
     finally:
-        for block in chosen:
-            set_bits(block, student)
+        for module in chosen:
+            set_bits(module, student)
         for norm, momentum in norms:
             norm.momentum = momentum
         for parameter in parameters:

@@ -21,6 +21,7 @@ from repro.adaptive.settings import (
     SOFT_TARGET,
     START,
     SWAPPED,
+    TESTED,
     TRAINED,
     check,
 )
@@ -161,7 +162,7 @@ def own_settings(method: Method) -> Iterator[str]:
     """Settings that a method depends on beside those of its start."""
     recipe = method.recipe
     groups = {
-        TRAINED: recipe.trained,
+        (*TRAINED, *TESTED): recipe.trained,
         SOFT_TARGET: recipe.soft_target is not None and recipe.soft_loss,
         SELECTED: recipe.soft_target == "selected",
         SWAPPED: recipe.swapped,

@@ -25,7 +25,7 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
 
     >>> import torch
     >>> net = MobileNetV2(width_multiplier=0.5, stem_stride=2)
-    >>> net(torch.zeros(2, 3, 32, 32)).shape, len(net.blocks)
+    >>> net(torch.zeros(2, 3, 32, 32)).shape, len(net.swappable())
     (torch.Size([2, 10]), 17)
     """
 
@@ -40,10 +40,10 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
             if isinstance(module, nn.ReLU6):
                 self.set_submodule(name, nn.ReLU())
 
-    @property
-    def blocks(self) -> nn.Sequential:
-        """The inverted residual blocks."""
-        return self.features[1:-1]
+    def swappable(self) -> list[list[nn.Module]]:
+        """Each inverted residual block; the first with the batch norm and the quantizer that make its input."""
+        first, *others = self.features[1:-1]
+        return [[*list(self.features[0])[1:], first], *([block] for block in others)]
 
     def layers(self) -> list[list[nn.Module]]:
         """Modules that share a bit-width when each layer has its own, in order: input quantizer, convolution, norm.

@@ -101,6 +101,17 @@ class ResNet18(nn.Module):
             incoming = [block.act2]
         return found
 
+    def swappable(self) -> list[list[nn.Module]]:
+        """Modules of each residual block, with the quantizer of its input; that of its output is the next block's.
+
+        >>> net = ResNet18(width=4)
+        >>> first, second, *_ = net.swappable()
+        >>> net.act1 in first, net.blocks[0].act2 in first, net.blocks[0].act2 in second
+        (True, False, True)
+        """
+        layers = self.layers()
+        return [first + second for first, second in zip(layers[::2], layers[1::2], strict=True)]
+
     def _initialise(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Conv2d):

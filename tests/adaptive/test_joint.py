@@ -172,11 +172,12 @@ def test_bits_by_layer_reach_each_layer_and_tell_its_norm_what_came_before() -> 
 def test_learning_rates_of_a_joint_method() -> None:
     groups = quantized_optimizer(network_of("coquant"), SETTINGS, widths=4).param_groups
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [
-        (SETTINGS["lr"], SETTINGS["weight_decay"]),
+        (SETTINGS["lr"] / 4, SETTINGS["weight_decay"]),
         (SETTINGS["weight_lr"] / 4, SETTINGS["weight_decay"]),
+        (SETTINGS["lr"], SETTINGS["weight_decay"]),
         (SETTINGS["alpha_lr"], SETTINGS["alpha_weight_decay"]),
     ]
-    assert [len(group["params"]) for group in groups] == [1 + 2 + 160, 19, 64]
+    assert [len(group["params"]) for group in groups] == [1 + 2, 19, 160, 64]
 
 
 @pytest.mark.parametrize("name", METHODS)

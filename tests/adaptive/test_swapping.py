@@ -61,10 +61,11 @@ def touched(network: nn.Module) -> Iterator[str]:
 def test_a_swapped_block_runs_with_the_teachers_norms_and_clip_levels(network: nn.Module) -> None:
     set_bits(network, 2)
     which = [index == 3 for index in range(8)]
-    with swapped(network.blocks, which, student=2, teacher=6):
+    with swapped(network.swappable(), which, student=2, teacher=6):
         names = list(touched(network))
-    inside = {name.rpartition(".")[2] for name in names if name.startswith("blocks.3.")}
-    outside = {name.rpartition(".")[2] for name in names if not name.startswith("blocks.3.")}
+    own = ("blocks.2.act2.", *(f"blocks.3.{part}." for part in ("bn1", "act1", "bn2")))
+    inside = {name.rpartition(".")[2] for name in names if name.startswith(own)}
+    outside = {name.rpartition(".")[2] for name in names if not name.startswith(own)}
     assert (inside, outside) == ({"6"}, {"2"})
     assert {name.rpartition(".")[2] for name in touched(network)} == {"2"}  # all the student's again
 
@@ -72,7 +73,7 @@ def test_a_swapped_block_runs_with_the_teachers_norms_and_clip_levels(network: n
 def test_running_statistics_of_the_teacher_are_left_alone(network: nn.Module) -> None:
     set_bits(network, 2)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    with swapped(network.blocks, [index == 3 for index in range(8)], student=2, teacher=6):
+    with swapped(network.swappable(), [index == 3 for index in range(8)], student=2, teacher=6):
         network(IMAGES)
     changed = {key for key, value in network.state_dict().items() if not torch.equal(before[key], value)}
     moved = {key for key in changed if key.endswith(("running_mean", "running_var"))}
@@ -87,7 +88,7 @@ def test_gradients_reach_the_students_blocks_and_the_swapped_ones_as_configured(
     network: nn.Module, trains_teacher: bool
 ) -> None:
     set_bits(network, 2)
-    with swapped(network.blocks, [i == 3 for i in range(8)], 2, 6, trains_teacher=trains_teacher):
+    with swapped(network.swappable(), [i == 3 for i in range(8)], 2, 6, trains_teacher=trains_teacher):
         output = network(IMAGES)
     output.square().sum().backward()
     reached = {name for name, p in network.named_parameters() if p.grad is not None}
@@ -100,7 +101,7 @@ def test_gradients_reach_the_students_blocks_and_the_swapped_ones_as_configured(
 
 def test_an_error_inside_leaves_the_network_as_it_was(network: nn.Module) -> None:
     set_bits(network, 2)
-    with pytest.raises(ZeroDivisionError), swapped(network.blocks, [True] * 8, 2, 6):
+    with pytest.raises(ZeroDivisionError), swapped(network.swappable(), [True] * 8, 2, 6):
         raise ZeroDivisionError
     assert {name.rpartition(".")[2] for name in touched(network)} == {"2"}
     assert all(p.requires_grad for p in network.parameters())
