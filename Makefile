@@ -32,7 +32,7 @@ status: environment ## where every claim stands
 	@$(REPRO) status $(ARGS)
 
 test: environment ## all tests; ARGS='-k name' for some
-	@$(PYTHON) -m pytest -q -n $(or $(WORKERS),auto) $(ARGS)
+	@$(PYTHON) -m pytest -q -n $(or $(WORKERS),auto) --dist worksteal $(ARGS)
 
 bench: environment ## the benchmarks, in one process; updates benchmarks/ (half an hour)
 	@$(PYTHON) -m pytest -q --benchmark-only --benchmark-quiet tests/benchmarks $(ARGS)

@@ -85,4 +85,5 @@ def assert_equal(ours: np.ndarray, expected: np.ndarray) -> None:
     """Same dtype, shape and values: zeros compare as values, any NaN equals any NaN (Q5)."""
     assert ours.dtype == expected.dtype
     assert ours.shape == expected.shape
-    np.testing.assert_array_equal(ours, expected)
+    if ours.tobytes() != expected.tobytes():
+        np.testing.assert_array_equal(ours, expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 
@@ -36,6 +37,7 @@ def record(unit: Unit, effect: float = 1.0) -> Record:
     )
 
 
+@functools.cache
 def evidence(
     scale: str | None = None, seeds: int | None = None, effect: float = 1.0, keep: Callable[[Unit], bool] = bool
 ) -> Evidence:

@@ -63,8 +63,9 @@ def kl_divergence(bins: list[int], i: int, levels: int) -> float:
     q = [0.0] * i
     for level in members:
         occupied = [j for j in level if bins[j] > 0]
+        counts = sum(bins[j] for j in level)
         for j in occupied:
-            q[j] = sum(bins[k] for k in level) / len(occupied)
+            q[j] = counts / len(occupied)
     sum_p, sum_q = math.fsum(p), math.fsum(q)
     terms = []
     for pj, qj in zip(p, q, strict=True):
