@@ -19,6 +19,9 @@ REDUCED = {
     "gpu": "the published network and data set, fewer epochs",
     "paper": "the published set-up",
 }
+TOGETHER = """\
+A pattern `holds` if every contrast of it does, each at 95 %; the binding one is shown. It `fails` if one does: of k
+contrasts one fails by chance with a probability of up to 2.5 k %."""
 
 
 def page(
@@ -214,4 +217,4 @@ def _patterns(rows: Sequence[Row], printed: PublishedTable, evidence: Evidence) 
     def cell(scale: str, method: str, column: str) -> Mapping[int, float]:
         return Measured(printed, evidence, scale).cell(method, column)
 
-    return ["\n## Patterns\n\n", pattern_table(together, evidence.preregistered, cell)]
+    return ["\n## Patterns\n\n", f"{TOGETHER}\n\n", pattern_table(together, evidence.preregistered, cell)]

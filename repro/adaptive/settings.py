@@ -51,7 +51,7 @@ _ALL = (
     Setting("fp32_lr", 0.1, 0, 10, "peak learning rate of the FP32 start, cosine to 0"),
     Setting("epochs", 200, 1, 1000, "quantized epochs per bit-width"),
     Setting("lr", 0.05, 0, 10, "peak learning rate of all that is not quantized, cosine to 0", ".1, .01"),
-    Setting("weight_lr", 0.005, 0, 10, "peak learning rate of quantized weights, cosine to 0", ".05, as the rest"),
+    Setting("weight_lr", 0.05, 0, 10, "peak learning rate of quantized weights, cosine to 0", ".005"),
     Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8"),
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
     Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0, 6e-2 at low bits"),
