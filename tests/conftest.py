@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,45 @@ FAKES = Path(__file__).parent / "fakes"
 collect_ignore = ["fakes"]
 
 
+@contextmanager
+def torch_threads(number: int) -> Iterator[None]:
+    """Within, torch computes on so many threads."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread_each() -> Iterator[None]:
+    """Where pytest runs several processes side by side, torch takes one core in each."""
+    side_by_side = "PYTEST_XDIST_WORKER" in os.environ and "torch" in sys.modules
+    with torch_threads(1) if side_by_side else nullcontext():
+        yield
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Torch computes on one thread, as in a worker."""
-    import torch
+    with torch_threads(1):
+        yield
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Torch computes on two threads."""
+    with torch_threads(2):
+        yield
+
+
+@pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures have few pixels, and are drawn sooner."""
+    from repro.evidence import render
+
+    monkeypatch.setitem(render.STYLE, "savefig.dpi", 40)
 
 
 @pytest.fixture

@@ -24,6 +24,8 @@ from repro.figure2 import ERRORS, TARGET, curve
 from repro.published import Printed
 from tests.backends import tolerances
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 NOTHING = Evidence("figure2", wanted=(), records=())
 ORACLE = Path(__file__).parent / "backends" / "scaler_oracle.csv"
 FILES = ["figure2.csv", "figure2_points.csv", "figure2.md", "figure2.png", "figure2.svg"]

@@ -22,6 +22,8 @@ from repro.ptq import TARGET, Cell, float_unit, page
 from repro.published import read
 from repro.targets import Context, Unit, planned
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 LAYERS = ("conv_stem", "blocks.0.0.conv_dw", "blocks.1.0.conv_pw", "conv_head")
 
 

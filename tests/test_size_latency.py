@@ -19,6 +19,8 @@ from repro.places import gather
 from repro.size_latency import BATCHES, FORMATS, NETWORKS, QUANTILES, TARGET, Measured
 from repro.targets import Context, planned
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 needs_onnx = pytest.mark.skipif(
     any(onnx_export.find_spec(name) is None for name in onnx_export.PACKAGES), reason="the extra onnx is not installed"
 )

@@ -14,6 +14,8 @@ from repro.places import PREREGISTRATION, gather
 from repro.status import Claim
 from repro.targets import Target, planned
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
 NAMES = (*targets.BUILT_IN, "counting")
 ENTRY_POINTS = ("name", "title", "kind", "needs", "artefact", "values_unit", "scales", "seeds")
 

@@ -1,10 +1,14 @@
 """The picture of a table: every method has a panel, and what is not recorded says so."""
 
+import pytest
+
 from repro.adaptive import picture
 from repro.evidence.records import Store
 from repro.evidence.render import read_fingerprint
 from repro.places import Places, gather
 from repro.targets import get
+
+pytestmark = pytest.mark.usefixtures("coarse")
 
 
 def test_the_committed_records_of_table_1_as_a_picture(tmp_path) -> None:

@@ -90,6 +90,7 @@ class TestClauses:
             x = np.concatenate([tie_grid(setting), specials(setting)])
             self.assert_same_as_reference(other, x, setting.parameters)
 
+    @pytest.mark.usefixtures("two_threads")
     @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
     @pytest.mark.parametrize("bits", BIT_WIDTHS)
     def test_Q4_bit_equal_on_ten_million_elements(self, other: Case, bits: int, signed: bool) -> None:

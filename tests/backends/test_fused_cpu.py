@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 import threading as python_threads
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -297,14 +297,6 @@ class TestOut:
         x, g = data(10)
         out = torch.empty(10, dtype=torch.bfloat16)
         assert fused.backward(g, x.bfloat16(), 0.1, -1.0, 1.0, scaler=STE, out=out).x is out
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("two_threads")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,13 +16,22 @@ from repro.figure4 import TARGET, page
 from repro.figure4.cells import printed
 from tests.figure4.made_up import evidence
 
+pytestmark = pytest.mark.usefixtures("coarse")
+
+
+@functools.cache
+def rows_of(scale: str | None = None) -> list[Row]:
+    return TARGET.rows(evidence(scale))
+
 
 def select(rows: list[Row], **wanted: str) -> list[Row]:
     return [row for row in rows if all(getattr(row, key) == value for key, value in wanted.items())]
 
 
 class TestPrint:
-    rows = TARGET.rows(evidence())
+    @property
+    def rows(self) -> list[Row]:
+        return rows_of()
 
     def test_every_mean_and_sd_follows_from_its_runs(self) -> None:
         found = select(self.rows, kind="arithmetic")
@@ -57,7 +67,9 @@ class TestPrint:
 
 
 class TestOurs:
-    rows = TARGET.rows(evidence("cpu"))
+    @property
+    def rows(self) -> list[Row]:
+        return rows_of("cpu")
 
     def test_effects_that_are_there_hold(self) -> None:
         found = {(row.row, row.column): row.verdict for row in select(self.rows, claim="effect", scale="cpu")}

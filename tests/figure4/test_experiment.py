@@ -63,6 +63,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+@pytest.fixture(scope="module")
+def once(run: Run) -> Callable[[str], Outcome]:
+    """What a unit gave when it was first run."""
+    return cache(lambda name: run(name))
+
+
 def numbers(outcome: Outcome) -> tuple[object, ...]:
     correct = {column: hits.tolist() for column, hits in outcome.correct.items()}
     return dict(outcome.values), dict(outcome.best), correct, list(outcome.curve)
@@ -75,8 +81,8 @@ def numbers(outcome: Outcome) -> tuple[object, ...]:
         "lite0_3bit_ewgs_invtanh",
     ],
 )  # fmt: skip
-def test_the_same_seed_gives_the_same_numbers_twice(run: Run, name: str) -> None:
-    assert numbers(run(name)) == numbers(run(name))
+def test_the_same_seed_gives_the_same_numbers_twice(run: Run, once: Callable[[str], Outcome], name: str) -> None:
+    assert numbers(run(name)) == numbers(once(name))
 
 
 def test_a_killed_run_ends_with_the_same_numbers(run: Run, tmp_path: Path) -> None:
@@ -92,8 +98,8 @@ def test_a_killed_run_ends_with_the_same_numbers(run: Run, tmp_path: Path) -> No
     assert numbers(run(name, folder=tmp_path)) == numbers(run(name))
 
 
-def test_outcomes_of_a_run(run: Run) -> None:
-    found = run("small_3bit_ewgs_ste")
+def test_outcomes_of_a_run(once: Callable[[str], Outcome]) -> None:
+    found = once("small_3bit_ewgs_ste")
     assert set(found.values) == {"top1", "top1_bn", "weight_error", "oscillation"}
     assert 0 < found.values["weight_error"] < 0.5
     assert 0 <= found.values["oscillation"] <= 100
@@ -120,9 +126,11 @@ def test_a_large_delta_moves_the_weights_from_the_thresholds(run: Run) -> None:
     [{"delta": "0.5"}, {"alpha": "1.0"}, {"form": "printed", "delta": "0.5"}, {"operands": "unquantized"}],
     ids=str,
 )
-def test_each_named_setting_trains_another_network(run: Run, changes: dict[str, str]) -> None:
+def test_each_named_setting_trains_another_network(
+    run: Run, once: Callable[[str], Outcome], changes: dict[str, str]
+) -> None:
     name = "small_3bit_invtanh_invtanh"
-    assert numbers(run(name, **changes))[3] != numbers(run(name))[3]
+    assert numbers(run(name, **changes))[3] != numbers(once(name))[3]
 
 
 def test_a_unit_of_the_sweep_is_the_pair_at_that_delta(run: Run) -> None:
@@ -135,8 +143,8 @@ def test_other_widths(run: Run, bits: int) -> None:
     assert np.isfinite(run(f"small_{bits}bit_ewgs_invtanh").curve[-1]["loss"])
 
 
-def test_lite0_from_imagenet_weights(run: Run) -> None:
-    found = run("lite0_3bit_ewgs_invtanh")
+def test_lite0_from_imagenet_weights(once: Callable[[str], Outcome]) -> None:
+    found = once("lite0_3bit_ewgs_invtanh")
     assert 0.2 < found.values["weight_error"] < 0.3
     assert found.images == 8
 

@@ -253,6 +253,7 @@ class TestRanges:
         assert lower == (-upper if signed else 0)
         assert upper / step == pytest.approx(2 ** (bits - 1) - 1 if signed else 2**bits - 1)
 
+    @pytest.mark.usefixtures("two_threads")
     @pytest.mark.parametrize("method", METHODS)
     @pytest.mark.parametrize("channels", [8, calibrators.CHANNELS + 1])
     def test_per_channel_equals_a_loop_of_per_tensor(self, method: str, channels: int) -> None:
