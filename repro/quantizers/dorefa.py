@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,21 @@ from backends.autograd import fake_quantize
 
 STORED_BITS = 8
 HIGHEST = 2**STORED_BITS - 1
+
+
+class Stored(NamedTuple):
+    """What all bit-widths of a weight share."""
+
+    squashed: Tensor
+    """tanh(w)."""
+    divisor: Tensor
+    """2 max|tanh w|, or 2 where all weights are 0, lest they become 0/0."""
+    alive: Tensor
+    """1, or 0 where all weights are 0."""
+    codes: Tensor
+    """h."""
+    total: Tensor
+    """Sum of h."""
 
 
 class DoReFaWeight(nn.Module):
@@ -53,36 +68,39 @@ class DoReFaWeight(nn.Module):
         self.bits = bits
         self.realign_in_graph = realign_in_graph
         self.scaler = scaler
-        self.kept: list[tuple[Tensor, Tensor, Tensor]] | None = None
+        self.kept: list[Stored] | None = None
 
     def forward(self, weight: Tensor) -> Tensor:
         if self.bits is None:
             return weight
         if self.realign_in_graph or self.scaler.name != "ste":
-            return self.quantized(*self.stored(weight)[1:])[0]
+            return self.quantized(self.stored(weight))[0]
         return _StraightThrough.apply(weight, self)
 
-    def stored(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What all bit-widths share: tanh(w), max|tanh w| and h."""
+    def stored(self, weight: Tensor) -> Stored:
+        """What all bit-widths share."""
         squashed = weight.tanh()
         largest = squashed.abs().amax()
         if not self.realign_in_graph:
             largest = largest.detach()
-        share = (squashed / _divisor(largest)).add_(0.5).mul_(HIGHEST)
-        return squashed, largest, fake_quantize(share, 1.0, 0.0, float(HIGHEST), scaler=self.scaler)
+        alive = largest.detach().sign()
+        divisor = 2 * (largest + (1 - alive))
+        share = (squashed / divisor).add_(0.5).mul_(HIGHEST)
+        codes = fake_quantize(share, 1.0, 0.0, float(HIGHEST), scaler=self.scaler)
+        return Stored(squashed, divisor, alive, codes, codes.sum())
 
-    def quantized(self, largest: Tensor, stored: Tensor) -> tuple[Tensor, Tensor]:
+    def quantized(self, stored: Stored) -> tuple[Tensor, Tensor]:
         """w_q at the present bit-width, and its slope over l; both 0 where all weights, or all of l, are 0."""
-        prefix = self._prefix(stored)
+        prefix = self._prefix(stored.codes)
         total = prefix.sum()
-        ratio = stored.sum() / torch.where(total > 0, total, 1.0)
+        ratio = stored.total / total.clamp(min=0.5)  # a sum of codes is 0, or 1 and more
         if not self.realign_in_graph:
             ratio = ratio.detach()
-        alive = (largest > 0) & (total > 0)
-        slope = torch.where(alive, ratio * (2 / HIGHEST), 0.0)
-        return (prefix * slope).sub_(alive.to(slope.dtype)), slope
+        alive = stored.alive * total.detach().sign()
+        slope = alive * ratio * (2 / HIGHEST)
+        return (prefix * slope).sub_(alive), slope
 
-    def once(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def once(self, weight: Tensor) -> Stored:
         """As `stored`; within `fixed_weights` it is worked out for the first bit-width alone."""
         if self.kept is None:
             return self.stored(weight)
@@ -103,11 +121,6 @@ class DoReFaWeight(nn.Module):
         return f"bits={self.bits}"
 
 
-def _divisor(largest: Tensor) -> Tensor:
-    """2 max|tanh w|, and 2 where all weights are 0, lest they become 0/0."""
-    return 2 * torch.where(largest > 0, largest, 1.0)
-
-
 class _StraightThrough(torch.autograd.Function):
     """w_q with the gradient that autograd gives where max|tanh w| and mean(h)/mean(l) are constants, bit for bit.
 
@@ -116,16 +129,16 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, quantizer: DoReFaWeight) -> Tensor:
-        squashed, largest, stored = quantizer.once(weight.detach())
-        quantized, slope = quantizer.quantized(largest, stored)
-        ctx.save_for_backward(squashed, largest, slope)
+        stored = quantizer.once(weight.detach())
+        quantized, slope = quantizer.quantized(stored)
+        ctx.save_for_backward(stored.squashed, stored.divisor, slope)
         return quantized
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        squashed, largest, slope = ctx.saved_tensors
-        of_share = (grad * slope).mul_(HIGHEST).div_(_divisor(largest))
+        squashed, divisor, slope = ctx.saved_tensors
+        of_share = (grad * slope).mul_(HIGHEST).div_(divisor)
         return torch.ops.aten.tanh_backward(of_share, squashed), None
 
 

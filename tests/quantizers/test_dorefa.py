@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from repro.quantizers import DoReFaWeight
-from repro.quantizers.dorefa import fixed_weights
+from repro.quantizers.dorefa import Stored, fixed_weights
 
 WIDTHS = (8, 7, 6, 5, 4, 3, 2, 1)
 
@@ -92,8 +92,7 @@ def test_the_closed_gradient_is_that_of_autograd_bit_for_bit(bits: int, shape: t
     torch.manual_seed(bits)
     quantizer = DoReFaWeight(bits, realign_in_graph=False)
     weight, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    _, largest, stored = quantizer.stored(weight)
-    values, _ = quantizer.quantized(largest, stored)
+    values, _ = quantizer.quantized(quantizer.stored(weight))
     (expected,) = torch.autograd.grad(values, weight, grad)
     closed = quantizer(weight)
     assert torch.equal(closed, values)
@@ -103,7 +102,7 @@ def test_the_closed_gradient_is_that_of_autograd_bit_for_bit(bits: int, shape: t
 def test_what_bit_widths_share_is_worked_out_once_within_fixed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 
-    def counted(quantizer: DoReFaWeight, weight: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def counted(quantizer: DoReFaWeight, weight: torch.Tensor) -> Stored:
         nonlocal calls
         calls += 1
         return stored(quantizer, weight)
