@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from repro import status
 from repro.errors import ReproError
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
-from repro.evidence.records import Evidence, Record
+from repro.evidence.records import Record
 from repro.places import Places, gather
 from repro.progress import label
 from repro.runner import key

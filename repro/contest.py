@@ -31,10 +31,10 @@ from repro.adaptive.settings import SETTINGS, START, Setting, check
 from repro.adaptive.table import own_settings
 from repro.errors import UsageError
 from repro.evidence.claims import Contrast, Row, judge_contrast
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.intervals import Interval, mean_sd, paired_difference, pairing, simultaneous
 from repro.evidence.power import Design
-from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table, mean_text, number, settings_text, write_csv
 from repro.targets import Context, Outcome, Scalar, Unit
 

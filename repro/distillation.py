@@ -26,10 +26,11 @@ from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS
 from repro.adaptive.problems import CIFAR10, RESNET18, Problem
 from repro.adaptive.settings import START, TRAINED, Setting, check, scale
 from repro.evidence.claims import Row
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.intervals import mean_sd
 from repro.evidence.patterns import pattern_rows, pattern_table
-from repro.evidence.records import Evidence, unpack
+from repro.evidence.records import unpack
 from repro.evidence.render import markdown_table, settings_text, write_csv
 from repro.targets import Context, Outcome, Scalar, Unit
 

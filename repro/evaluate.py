@@ -11,9 +11,10 @@ from typing import Any
 
 from repro import crew, datasets, hardware, progress, runner, targets
 from repro.errors import ReproError, UsageError, suggestion
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Evidence, Store
+from repro.evidence.records import Store
 from repro.places import PREREGISTRATION, Places, gather
 from repro.targets import Target, Unit, planned
 

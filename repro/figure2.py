@@ -26,8 +26,8 @@ from backends.contract import NOISE_CONTROLS, SCALERS, Scaler, scaler_names
 from repro.errors import ReproError, UsageError
 from repro.evidence import render
 from repro.evidence.claims import Row, judge_arithmetic, rollup
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
-from repro.evidence.records import Evidence
 from repro.published import Printed, read
 from repro.targets import Context, Outcome, Scalar, Unit
 

@@ -26,10 +26,10 @@ from repro.adaptive.methods import BITS, FLOAT, INDIVIDUAL, METHODS, unit_of
 from repro.adaptive.problems import CIFAR10, MOBILENETV2, RESNET18, Problem
 from repro.adaptive.settings import CALIBRATED, START, TRAINED, check, scale
 from repro.evidence.claims import Row
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.intervals import mean_sd
 from repro.evidence.patterns import pattern_rows, pattern_table
-from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table, mean_text, settings_text, write_csv
 from repro.published import PublishedTable, table
 from repro.targets import Context, Outcome, Scalar, Unit

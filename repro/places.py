@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from repro.evidence.collection import Evidence, Wanted, collect
 from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Evidence, Store, Wanted, collect, settings_hash
+from repro.evidence.records import Store, settings_hash
 from repro.hardware import ROOT
 from repro.targets import BUILT_IN, Target, Unit, planned
 

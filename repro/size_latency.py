@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 from repro.errors import ReproError, UsageError
 from repro.evidence import render
 from repro.evidence.claims import Row
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.patterns import pattern_rows, pattern_table
-from repro.evidence.records import Evidence, Record
+from repro.evidence.records import Record
 from repro.evidence.render import markdown_table
 from repro.targets import Context, Outcome, Scalar, Unit
 

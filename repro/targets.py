@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from repro.evidence.claims import Row
-    from repro.evidence.records import Evidence
+    from repro.evidence.collection import Evidence
 
 Scalar = str | int | float | bool | None
 BUILT_IN = (

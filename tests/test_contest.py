@@ -18,8 +18,9 @@ from repro.adaptive.settings import scale
 from repro.contest import ARMS, CONFIRMATORY, EQUALS, EXPLORATORY, GAINS, TARGET
 from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
+from repro.evidence.collection import Evidence
 from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Evidence, Record, Store, pack
+from repro.evidence.records import Record, Store, pack
 from repro.networks.resnet import ResNet18
 from repro.places import PREREGISTRATION, gather
 from repro.targets import Context, planned

@@ -15,7 +15,8 @@ from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
 from repro.distillation import DISTILLED, STUDENT, TARGET
 from repro.errors import UsageError
-from repro.evidence.records import Evidence, Record, Store, pack
+from repro.evidence.collection import Evidence
+from repro.evidence.records import Record, Store, pack
 from repro.places import gather
 from repro.targets import Context, Outcome, Unit, planned
 from repro.training.loop import load

@@ -19,7 +19,7 @@ from backends.contract import SCALERS, Scaler, register_scaler, unregister_scale
 from repro import figure2
 from repro.errors import ReproError, UsageError
 from repro.evidence import render
-from repro.evidence.records import Evidence
+from repro.evidence.collection import Evidence
 from repro.figure2 import ERRORS, TARGET, curve
 from repro.published import Printed
 from tests.backends import tolerances
@@ -178,7 +178,7 @@ class TestFiles:
     def test_no_torch(self, tmp_path: Path) -> None:
         code = (
             "import sys; from pathlib import Path; from repro.figure2 import TARGET;"
-            "from repro.evidence.records import Evidence; nothing = Evidence('figure2', (), ());"
+            "from repro.evidence.collection import Evidence; nothing = Evidence('figure2', (), ());"
             "TARGET.render(nothing, Path(sys.argv[1])); TARGET.summary(nothing, nothing);"
             "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
         )

@@ -14,8 +14,9 @@ import pytest
 
 from repro import ptq
 from repro.errors import UsageError
+from repro.evidence.collection import Evidence, Wanted
 from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Evidence, Record, Wanted, pack, settings_hash
+from repro.evidence.records import Record, pack, settings_hash
 from repro.evidence.render import read_fingerprint
 from repro.places import PREREGISTRATION
 from repro.ptq import TARGET, Cell, float_unit, page

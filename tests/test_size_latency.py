@@ -13,7 +13,8 @@ import pytest
 from repro import size_latency
 from repro.errors import ReproError, UsageError
 from repro.evidence import render
-from repro.evidence.records import Evidence, Record, Store
+from repro.evidence.collection import Evidence
+from repro.evidence.records import Record, Store
 from repro.networks import onnx_export
 from repro.places import gather
 from repro.size_latency import BATCHES, FORMATS, NETWORKS, QUANTILES, TARGET, Measured

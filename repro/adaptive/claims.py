@@ -20,9 +20,10 @@ from repro.evidence.claims import (
     judge_print,
     judge_seeds,
 )
+from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval
 from repro.evidence.patterns import BINDING, patterns
-from repro.evidence.records import Evidence, Record
+from repro.evidence.records import Record
 from repro.published import Printed, PublishedTable
 
 DELTA_B = "delta_b"

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
 from repro.adaptive.methods import INDIVIDUAL, METHODS, Method, methods
 from repro.evidence.claims import Row
+from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval, mean_sd, rank_correlation
 from repro.evidence.patterns import pattern_table
-from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table, mean_text, settings_text
 from repro.published import Printed, PublishedTable, read
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from repro.adaptive.claims import Measured
 from repro.adaptive.methods import INDIVIDUAL, METHODS
+from repro.evidence.collection import Evidence
 from repro.evidence.intervals import mean_sd
-from repro.evidence.records import Evidence
 from repro.evidence.render import COLOURS, fingerprint, save_figure, style
 from repro.published import PublishedTable
 

@@ -9,8 +9,8 @@ from repro.adaptive.claims import Measured
 from repro.adaptive.methods import methods
 from repro.adaptive.problems import StandIn
 from repro.evidence.claims import STAND_IN, Row
+from repro.evidence.collection import Evidence
 from repro.evidence.intervals import mean_sd
-from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table, settings_text
 from repro.published import PublishedTable
 

@@ -26,8 +26,8 @@ from repro.adaptive.settings import (
     check,
 )
 from repro.evidence.claims import STAND_IN, Row
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
-from repro.evidence.records import Evidence
 from repro.evidence.render import write_csv
 from repro.published import PublishedTable, table
 from repro.targets import Context, Outcome, Scalar, Unit

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from repro.evidence.claims import RUN_SCALES, Contrast, Pattern, Place, Row, judge_seeds
+from repro.evidence.collection import Evidence
 from repro.evidence.intervals import pairing
-from repro.evidence.records import Evidence
 from repro.evidence.render import markdown_table, number
 
 BINDING = "binding contrast: "

@@ -32,8 +32,8 @@ from backends.contract import Scaler, scaler_names
 from repro.adaptive.settings import Setting
 from repro.errors import UsageError, suggestion
 from repro.evidence.claims import Row
+from repro.evidence.collection import Evidence
 from repro.evidence.power import Design
-from repro.evidence.records import Evidence
 from repro.figure4.cells import Cell, printed, widths
 from repro.targets import Context, Outcome, Scalar, Unit
 

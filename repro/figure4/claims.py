@@ -19,10 +19,11 @@ from repro.evidence.claims import (
     judge_number,
     judge_seeds,
 )
+from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import Design
-from repro.evidence.records import Evidence, Record
+from repro.evidence.records import Record
 from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network, trained
 from repro.figure4.cells import Cell, printed, widths
 from repro.figure4.study import LEVELS, Study, Values, rank_agreement

@@ -8,11 +8,11 @@ from statistics import median
 
 from repro import figure4
 from repro.evidence.claims import Row, rollup
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.intervals import Interval, mean_sd, paired_difference
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import power, seeds_needed
-from repro.evidence.records import Evidence
 from repro.evidence.render import (
     csv_text,
     fingerprint,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+from repro.evidence.collection import Evidence
 from repro.evidence.intervals import paired_difference
-from repro.evidence.records import Evidence
 from repro.evidence.render import style
 from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network
 from repro.figure4.cells import Cell, printed, widths

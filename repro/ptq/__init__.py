@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 from repro.errors import UsageError
 from repro.evidence.claims import Row
-from repro.evidence.records import Evidence
+from repro.evidence.collection import Evidence
 from repro.targets import Context, Outcome, Scalar, Unit
 
 NUMERICS = 2

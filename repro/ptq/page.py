@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from repro.evidence.claims import Judged, Row, judge_number, judge_print
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.intervals import mean_sd
 from repro.evidence.patterns import BINDING, pattern_rows, pattern_table, patterns
-from repro.evidence.records import Evidence
 from repro.evidence.render import csv_text, fingerprint, markdown_table, save_figure, settings_text, write_csv
 from repro.ptq import DRAWN, NETWORKS, Cell, cells, float_unit, picture
 from repro.published import Printed, read

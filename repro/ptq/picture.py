@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from repro.evidence.records import Evidence, Record
+from repro.evidence.collection import Evidence
+from repro.evidence.records import Record
 from repro.evidence.render import style
 from repro.ptq import CALIBRATORS, DRAWN, NETWORKS, Cell, float_unit
 

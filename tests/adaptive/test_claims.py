@@ -12,8 +12,9 @@ from repro import targets
 from repro.adaptive.claims import Arithmetic, Measured, patterns, printed_cells, rows
 from repro.adaptive.methods import unit_of
 from repro.evidence.claims import equivalence_margin, judge_print
+from repro.evidence.collection import Evidence
 from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Evidence, Record, Store, pack
+from repro.evidence.records import Record, Store, pack
 from repro.places import PREREGISTRATION, gather
 from repro.published import PublishedTable, table
 from repro.targets import planned

@@ -10,7 +10,8 @@ import pytest
 from repro import status, targets
 from repro.adaptive.methods import unit_of
 from repro.evidence.claims import STAND_IN, ClaimError, Row
-from repro.evidence.records import Evidence, Record, Store, pack
+from repro.evidence.collection import Evidence
+from repro.evidence.records import Record, Store, pack
 from repro.places import gather
 from repro.targets import planned
 

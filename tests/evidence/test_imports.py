@@ -12,6 +12,7 @@ MODULES = (
     "repro.published.tables",
     "repro.evidence.canonical",
     "repro.evidence.claims",
+    "repro.evidence.collection",
     "repro.evidence.files",
     "repro.evidence.intervals",
     "repro.evidence.preregistration",

@@ -21,17 +21,15 @@ from hypothesis import strategies as st
 
 from repro.evidence import files
 from repro.evidence.canonical import digest
+from repro.evidence.collection import Evidence, Wanted, collect
 from repro.evidence.preregistration import section_hash
 from repro.evidence.records import (
     FORMAT,
     PARTIAL,
-    Evidence,
     Record,
     RecordError,
     Store,
     StoreError,
-    Wanted,
-    collect,
     load,
     pack,
     settings_hash,

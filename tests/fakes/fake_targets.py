@@ -11,8 +11,8 @@ import numpy as np
 
 from repro.errors import ReproError
 from repro.evidence.claims import Row
+from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
-from repro.evidence.records import Evidence
 from repro.targets import Context, Outcome, Scalar, Unit
 
 DEFAULTS: dict[str, Scalar] = {"steps": 3, "seconds": 0.0, "rate": 0.5, "loud": False, "fail": ""}

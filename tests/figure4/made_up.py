@@ -6,8 +6,9 @@ import functools
 import random
 from collections.abc import Callable
 
+from repro.evidence.collection import Evidence, Wanted
 from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Evidence, Record, Wanted, settings_hash
+from repro.evidence.records import Record, settings_hash
 from repro.figure4 import TARGET
 from repro.places import PREREGISTRATION
 from repro.targets import Unit, planned
