@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -21,8 +21,6 @@ from hypothesis import strategies as st
 
 from repro.evidence import files
 from repro.evidence.canonical import digest
-from repro.evidence.collection import Evidence, Wanted, collect
-from repro.evidence.preregistration import section_hash
 from repro.evidence.records import (
     FORMAT,
     PARTIAL,
@@ -35,32 +33,7 @@ from repro.evidence.records import (
     settings_hash,
     unpack,
 )
-
-SETTINGS = {"width": 16, "lr": 0.1, "augment": True, "scheme": "dorefa", "clip": None}
-
-
-def record(**changes: Any) -> Record:
-    base: dict[str, Any] = {
-        "target": "table9",
-        "scale": "cpu",
-        "unit": "joint_w16+bn",
-        "seed": 3,
-        "settings": SETTINGS,
-        "numerics": 1,
-        "values": {"8": 90.25, "2": 41.0},
-        "unit_of_values": "% top-1",
-        "best": {"8": 90.5, "2": 40.0},
-        "correct": {"8": pack(np.arange(10_000) % 7 > 0)},
-        "curve": [{"epoch": 1, "loss": 2.25, "seconds": 9.5}],
-        "versions": {"python": "3.11.4"},
-    }
-    return Record(**(base | changes))
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "records")
-
+from tests.evidence.made_up import SETTINGS, record, spoil
 
 # What a record holds
 
@@ -225,12 +198,6 @@ def test_other_files_are_left_alone(store: Store) -> None:
 # Damage
 
 
-def spoil(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, 1))
-
-
 def sign(path: Path, **changes: Any) -> None:
     """Change fields (`...`: leave out) as somebody would who knows how the SHA-256 is made."""
     body = json.loads(path.read_text()) | changes
@@ -342,7 +309,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from repro.evidence import records
-from tests.evidence.test_records import record
+from tests.evidence.made_up import record
 
 def kill(file, path):
     {before}
@@ -378,7 +345,7 @@ import sys
 from itertools import count
 from pathlib import Path
 from repro.evidence.records import Store
-from tests.evidence.test_records import record
+from tests.evidence.made_up import record
 
 store, seed = Store(Path(sys.argv[1])), int(sys.argv[2])
 for i in count():
@@ -463,11 +430,12 @@ READ_ONLY = """
 import os, sys
 from pathlib import Path
 from repro.evidence.records import Store, StoreError
-from tests.evidence.test_records import record
+from tests.evidence.made_up import record
+made_up = record()
 if os.geteuid() == 0:
     os.seteuid(65534)  # root may write anywhere
 try:
-    Store(Path(sys.argv[1])).write(record())
+    Store(Path(sys.argv[1])).write(made_up)
 except StoreError as error:
     print(error)
 """
@@ -499,148 +467,6 @@ def test_a_record_that_cannot_be_right_never_reaches_the_disk(store: Store) -> N
     with pytest.raises(RecordError, match="not finite"):
         store.write(broken)
     assert store.read() == ([], [])
-
-
-# Evidence
-
-
-def wanted(seed: int, **changes: Any) -> Wanted:
-    base = {"scale": "cpu", "unit": "u", "seed": seed, "settings_hash": settings_hash(SETTINGS), "numerics": 1}
-    return Wanted(**(base | changes))
-
-
-def of_unit(seed: int, **changes: Any) -> Record:
-    return record(**({"unit": "u", "seed": seed, "values": {"8": 90.0 + seed}} | changes))
-
-
-def test_evidence_takes_what_is_wanted_and_keeps_the_rest_apart(store: Store) -> None:
-    records = [of_unit(2), of_unit(0), of_unit(1, settings={"width": 8}), of_unit(0, target="table8")]
-    for one in records:
-        store.write(one)
-    found = collect("table9", [wanted(seed) for seed in (0, 1, 2)], store)
-    assert found.records == (of_unit(0), of_unit(2))
-    assert found.others == (of_unit(1, settings={"width": 8}),)
-    assert list(found.seeds("cpu", "u")) == [0, 2]
-    assert found.values("cpu", "u", "8") == {0: 90.0, 2: 92.0}
-    assert found.best("cpu", "u", "2") == {0: 40.0, 2: 40.0}
-    assert found.values("cpu", "u", "4") == found.values("gpu", "u", "8") == {}
-
-
-def test_scales_come_smallest_first(store: Store) -> None:
-    scales = ("paper", "smoke", "gpu")
-    for scale in scales:
-        store.write(of_unit(0, scale=scale))
-    found = collect("table9", [wanted(0, scale=scale) for scale in (*scales, "cpu")], store)
-    assert found.scales == ("smoke", "gpu", "paper")
-
-
-def test_ok_when_every_wanted_seed_is_recorded(store: Store) -> None:
-    store.write(of_unit(0))
-    store.write(of_unit(1))
-    store.write(of_unit(0, settings={"width": 8}))
-    assert collect("table9", [wanted(0), wanted(1)], store).state("cpu", "u") == ("ok", "")
-
-
-def test_missing_says_how_many_are_there(store: Store) -> None:
-    store.write(of_unit(1))
-    found = collect("table9", [wanted(seed) for seed in (0, 1, 2)], store)
-    assert found.state("cpu", "u") == ("missing", "compute: 1 of 3 seeds recorded")
-    assert found.state("cpu", "v")[0] == "missing"
-    assert found.state("cpu", "v")[1].startswith("not built")
-
-
-def test_stale_follows_the_version_of_the_numerics_and_not_the_commit(store: Store) -> None:
-    store.write(of_unit(0, commit="old"))
-    assert collect("table9", [wanted(0)], store).state("cpu", "u") == ("ok", "")
-    found = collect("table9", [wanted(0, numerics=2)], store)
-    assert found.state("cpu", "u") == ("stale", "recorded at numerics 1, now 2")
-    assert found.values("cpu", "u", "8") == {0: 90.0}
-
-
-def test_stale_when_recorded_with_other_settings(store: Store) -> None:
-    other = of_unit(0, settings={"width": 8})
-    store.write(other)
-    found = collect("table9", [wanted(0)], store)
-    assert found.state("cpu", "u") == ("stale", f"seed 0 was recorded with other settings ({other.settings_hash})")
-    assert found.values("cpu", "u", "8") == {}
-
-
-def test_error_when_a_wanted_record_is_damaged(store: Store) -> None:
-    path = store.write(of_unit(0))
-    store.write(of_unit(1))
-    spoil(path, "90.0", "91.0")
-    found = collect("table9", [wanted(0), wanted(1), wanted(2)], store)
-    state, why = found.state("cpu", "u")
-    assert state == "error"
-    assert why.startswith(f"{path.name}: altered")
-    assert [damaged.path for damaged in found.damaged] == [path]
-    assert collect("table9", [wanted(1)], store).state("cpu", "u") == ("ok", "")
-
-
-def test_a_plan_changed_after_the_run_shows(store: Store) -> None:
-    plan = {"study": "exploratory", "margins": {"8": 0.5}}
-    store.write(of_unit(0, preregistration=section_hash(plan)))
-    assert collect("table9", [wanted(0)], store, plan).unregistered == ()
-    moved = plan | {"margins": {"8": 5.0}}
-    assert collect("table9", [wanted(0)], store, moved).unregistered == (
-        replace(of_unit(0), preregistration=section_hash(plan)),
-    )
-
-
-PLAN = {"study": "confirmatory", "seeds": {"cpu": 2}}
-
-
-def planned(store: Store, seeds: int = 2, **changes: Any) -> Evidence:
-    """What is found where so many seeds are asked for, with changes, and two are planned."""
-    return collect("table9", [wanted(s, **changes) for s in range(seeds)], store, PLAN, [wanted(0), wanted(1)])
-
-
-def test_a_study_is_confirmatory_as_planned_alone(store: Store) -> None:
-    other = {"width": 8}
-    for seed in range(3):
-        store.write(of_unit(seed, preregistration=section_hash(PLAN)))
-        store.write(of_unit(seed, preregistration=section_hash(PLAN), settings=other))
-    assert planned(store).study("cpu") == "confirmatory"
-    assert planned(store).study("smoke") == "exploratory"
-    words = "records with settings or seeds that are not planned"
-    assert planned(store, seeds=3).study("cpu") == f"exploratory, 1 of 3 {words}"
-    assert planned(store, settings_hash=settings_hash(other)).study("cpu") == f"exploratory, 2 of 2 {words}"
-    store.write(of_unit(0, preregistration="0"))
-    assert planned(store).study("cpu") == "exploratory, 1 of 2 records made under another plan than today's"
-
-
-def test_a_verdict_waits_for_all_seeds_that_are_planned(store: Store) -> None:
-    store.write(of_unit(0))
-    assert planned(store, seeds=1).state("cpu", "u") == ("ok", "")
-    assert not planned(store, seeds=1).complete("cpu", ["u"])
-    store.write(of_unit(1))
-    assert planned(store).complete("cpu", ["u"])
-    assert not planned(store).complete("cpu", ["u", "v"])
-    assert not planned(store, numerics=2).complete("cpu", ["u"])
-
-
-def test_what_is_planned_is_shown_beside_what_is_recorded(store: Store) -> None:
-    nothing = collect("table9", [wanted(0)], store)
-    assert (nothing.judged_scales("gpu"), planned(store).judged_scales("gpu")) == (("gpu",), ("cpu",))
-    store.write(of_unit(0, scale="smoke"))
-    found = collect("table9", [wanted(0), wanted(0, scale="smoke")], store, PLAN)
-    assert found.judged_scales("gpu") == ("smoke", "cpu")
-
-
-def test_the_cost_of_a_seed_is_that_of_all_units(store: Store) -> None:
-    for seed, seconds in enumerate((10.0, 20.0)):
-        store.write(of_unit(seed, wall_seconds=seconds))
-    store.write(of_unit(0, unit="v", wall_seconds=1.0))
-    found = collect("table9", [wanted(0), wanted(1), wanted(0, unit="v")], store)
-    assert found.core_seconds("cpu", ["u", "v", "missing"]) == 16.0
-
-
-def test_two_stores_stay_apart(tmp_path: Path) -> None:
-    committed, local = Store(tmp_path / "committed"), Store(tmp_path / "local")
-    committed.write(of_unit(0, values={"8": 1.0}))
-    local.write(of_unit(0, values={"8": 2.0}))
-    found = [collect("table9", [wanted(0)], store).values("cpu", "u", "8") for store in (committed, local)]
-    assert found == [{0: 1.0}, {0: 2.0}]
 
 
 def test_loading_executes_nothing(store: Store, tmp_path: Path) -> None:
