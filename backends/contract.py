@@ -2,6 +2,30 @@
 
 A backend is a module with the four functions of `Backend`. This module holds what they promise and nothing of how
 they compute it: NumPy at most, no torch.
+
+The contract's clauses, as code and tests cite them; g is the gradient of y, s the scaler's multiplier of g and e:
+
+    c = clip(x, lower, upper)    v = c / step    codes = rint(v)    y = codes * step    e = v - rint(v)
+
+Q1  The quotient is correctly rounded; it is never a product with 1 / step.
+Q2  rint rounds half to even.
+Q3  Clipping comes first, in the unit of x, then the division, then rounding; a bound need not be a multiple of step.
+Q4  Codes and values in float32 are the same on every backend, bit for bit.
+Q5  Parameters are cast to the compute dtype first: float64 for float64, else float32, in which narrower x are computed
+    and from which they are cast back once. Zeros of either sign are equal, and so is any NaN to any other.
+Q6  NaN stays NaN, with the code -2**31; infinities go to the bounds; max(-lower, upper) / step is at most 2**24. Other
+    parameters raise `ValueError`, integer x `TypeError`; of an empty x the result is empty.
+Q7  Nothing waits for a device: numbers are checked on every call, tensors on a device where they are set.
+G1  dx = g * s where lower <= x <= upper, both included, whatever a framework's clamp does there; else 0.
+G2  dstep, dlower and dupper by the chain rule; those of LSQ and PACT follow from these.
+G3  Sums are pairwise in float32, or better, and the same on every run.
+G4  Of the large tensors x alone is kept for the backward.
+G5  LSQ's gradient factor is a function of its own.
+S1  Scalers as printed and as released ("normalised"); a result says which. S1b: as drawn in Figure 2.
+S2  delta < 0, alpha <= 0, and alpha >= 2 of `invtanh` raise.
+S3  The delta of the original EWGS is 2**bits - 1 times ours.
+S4  The noise of the two controls is drawn outside the backends.
+S5  A built-in scaler is written once in each backend; a user's is one function, run by all but `fused`.
 """
 
 from __future__ import annotations

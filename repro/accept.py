@@ -18,6 +18,8 @@ from repro.targets import Target, planned
 def accept(places: Places, target: Target, say: Callable[[str], None], scale: str | None = None) -> None:
     """Move the records of `scale`, by default of every scale run here, render, and renew the README's status table.
 
+    Committed records of these scales that the target plans no more are deleted, even where nothing has taken their
+    place yet.
     `smoke` runs prove the pipeline and are accepted only when asked for. A scale may be unfinished: what it lacks is
     said, and shows as missing. Raises `ReproError`, having moved nothing, where the scale asked for has no record at
     all, or a record is of uncommitted code.

@@ -27,7 +27,7 @@ from typing import Any
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import BITS, FLOAT, METHODS, Method, Recipe
 from repro.adaptive.problems import HELD_OUT_CIFAR10, RESNET18, Problem
-from repro.adaptive.settings import SETTINGS, START, Setting, check
+from repro.adaptive.settings import ARTEFACT, SETTINGS, START, Setting, check
 from repro.adaptive.table import own_settings
 from repro.errors import UsageError
 from repro.evidence.claims import Contrast, Row, judge_contrast
@@ -60,12 +60,12 @@ CONFIRMATORY = (
     _HALF,
 )
 EXPLORATORY = (
-    Method("swapped", "Swapping alone", Recipe(FLOAT, soft_target="selected", soft_loss=False, swapped=True)),
+    Method("swapped", "Swapping alone", Recipe(FLOAT, teacher="selected", soft_target=False, swapped=True)),
     METHODS["highest_swapped"],
     METHODS["nearest"],
     METHODS["nearest_swapped"],
-    Method("random", "Distillation from a random bit-width", Recipe(FLOAT, soft_target="random")),
-    Method("random_swapped", "CoQuant, teacher random", Recipe(FLOAT, soft_target="random", swapped=True)),
+    Method("random", "Distillation from a random bit-width", Recipe(FLOAT, teacher="random")),
+    Method("random_swapped", "CoQuant, teacher random", Recipe(FLOAT, teacher="random", swapped=True)),
     *_OTHERS,
 )
 ARMS = {arm.name: arm for arm in (*CONFIRMATORY, *EXPLORATORY)}
@@ -83,7 +83,7 @@ class Contest:
     title: str = "The contest at 2 bits: CoQuant against plain distillation"
     kind: str = "table"
     needs: tuple[str, ...] = PROBLEM.data.needs
-    artefact: str = "network.pt"
+    artefact: str = ARTEFACT
     values_unit: str = "% top-1"
     scales: Mapping[str, Mapping[str, Scalar]] = field(
         default_factory=lambda: {
@@ -109,7 +109,7 @@ class Contest:
         names = [*PROBLEM.settings, *START, "test_once"]
         if arm is None:
             return Unit(self.name, scale, FLOAT, seed, {name: settings[name] for name in names}, NUMERICS)
-        names += [*own_settings(arm), *(["matched_loss"] if arm.recipe.soft_target and arm.recipe.soft_loss else [])]
+        names += [*own_settings(arm), *(["matched_loss"] if arm.recipe.teacher and arm.recipe.soft_target else [])]
         _, changed = CONSTANTS.get(arm.name, ("", {}))
         own = {name: settings[name] for name in names} | changed
         return Unit(self.name, scale, arm.name, seed, own, NUMERICS, (FLOAT,))

@@ -35,7 +35,7 @@ def joined(device: str, backend: str | None) -> Iterator[bool]:
     distributed.join(device)
     if distributed.leads():
         yield True
-        distributed.told(None)
+        distributed.broadcast(None)
     else:
         while call := _heard():
             _take_part(*call)
@@ -47,7 +47,7 @@ def run(unit: Unit, context: Context) -> Outcome:
     """Run a unit with all processes; called by the one that leads, which alone reports its progress."""
     from repro.training import distributed
 
-    distributed.told((unit, replace(context, progress=unheard)))
+    distributed.broadcast((unit, replace(context, progress=unheard)))
     return _take_part(unit, context)
 
 
@@ -56,7 +56,7 @@ def _heard() -> tuple[Unit, Context] | None:
     from repro.training import distributed
 
     try:
-        return distributed.told()
+        return distributed.broadcast()
     except RuntimeError:
         return None
 
@@ -65,5 +65,5 @@ def _take_part(unit: Unit, context: Context) -> Outcome:
     from repro.training import distributed
 
     outcome = targets.get(unit.target).run(unit, replace(context, device=distributed.device(context.device)))
-    distributed.wait()
+    distributed.barrier()
     return outcome

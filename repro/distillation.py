@@ -24,7 +24,7 @@ from typing import Any
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS
 from repro.adaptive.problems import CIFAR10, RESNET18, Problem
-from repro.adaptive.settings import START, TRAINED, Setting, check, scale
+from repro.adaptive.settings import ARTEFACT, START, TRAINED, Setting, check, with_defaults
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
@@ -67,7 +67,7 @@ class DistillationStudy:
     title: str = "Distillation: a 2-bit student with and without a teacher"
     kind: str = "table"
     needs: tuple[str, ...] = PROBLEM.data.needs
-    artefact: str = "network.pt"
+    artefact: str = ARTEFACT
     values_unit: str = "% top-1"
     scales: Mapping[str, Mapping[str, Scalar]] = field(
         default_factory=lambda: {
@@ -137,7 +137,7 @@ class DistillationStudy:
 
 def _scale(**changed: Scalar) -> dict[str, Scalar]:
     """Settings of a scale: Table 1's that matter here, with the stem of its reduced scales, and those of the loss."""
-    defaults = {name: value for name, value in scale(stem_stride=2).items() if name in (*_START, *TRAINED)}
+    defaults = {name: value for name, value in with_defaults(stem_stride=2).items() if name in (*_START, *TRAINED)}
     return {**defaults, **{name: setting.default for name, setting in LOSS.items()}, **changed}
 
 

@@ -124,10 +124,10 @@ def units(target: Target, request: Request) -> list[Unit]:
 
 def outlook(target: Target, request: Request, places: Places) -> str:
     """What `train` would do, in words."""
-    planned = _plan(target, request, places)
-    jobs = planned.todo[: request.limit]
+    work = _plan(target, request, places)
+    jobs = work.todo[: request.limit]
     head = f"{target.name} {request.scale or ''}".strip()
-    words = [f"{head}: {len(jobs)} units to run, {len(planned.skipped)} recorded"]
+    words = [f"{head}: {len(jobs)} units to run, {len(work.skipped)} recorded"]
     if jobs and (data := _data(target, jobs[0].unit)):
         words.append(f"  data: {', '.join(data)}")
     return "\n".join([*words, *(f"  {job.unit.name}, seed {job.unit.seed}" for job in jobs)])
@@ -140,18 +140,18 @@ def train(target: Target, request: Request, places: Places, say: Say) -> int:
     """
     if not request.scale:
         return 0
-    planned = _plan(target, request, places)
-    if planned.todo:
+    work = _plan(target, request, places)
+    if work.todo:
         write_text(places.out / ".writable", "").unlink()
         try:
             if hasattr(target, "ready"):
                 target.ready(request.device)
-            for name, expected in _data(target, planned.todo[0].unit).items():
+            for name, expected in _data(target, work.todo[0].unit).items():
                 datasets.fetch(name, request.data_root, say, **expected)
         except ReproError as error:
             say(f"{target.name}: {error}")
             return error.exit_code
-    report = runner.execute(planned, _setup(target, request, places), limit=request.limit, reporter=progress.reporter())
+    report = runner.execute(work, _setup(target, request, places), limit=request.limit, reporter=progress.reporter())
     if request.debug:
         for trace in filter(None, (end.trace for _, end in report.ended)):
             say(trace)
@@ -247,6 +247,6 @@ def overview(target: Target, places: Places) -> dict[str, Any]:
 
 def _recorded(target: Target, store: Store) -> dict[str, str]:
     evidence = gather(target, store)
-    planned = Counter(wanted.scale for wanted in evidence.wanted)
+    wanted = Counter(each.scale for each in evidence.wanted)
     recorded = Counter(record.scale for record in evidence.records)
-    return {scale: f"{recorded[scale]}/{n}" for scale, n in planned.items() if recorded[scale]}
+    return {scale: f"{recorded[scale]}/{n}" for scale, n in wanted.items() if recorded[scale]}

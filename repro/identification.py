@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, cast
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import BITS, FLOAT, INDIVIDUAL, METHODS, unit_of
 from repro.adaptive.problems import CIFAR10, MOBILENETV2, RESNET18, Problem
-from repro.adaptive.settings import CALIBRATED, START, TRAINED, check, scale
+from repro.adaptive.settings import ARTEFACT, CALIBRATED, START, TRAINED, check, with_defaults
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
@@ -80,7 +80,7 @@ class Identification:
     title: str = "Which quantizer do the DQ rows speak for?"
     kind: str = "table"
     needs: tuple[str, ...] = CIFAR10.needs
-    artefact: str = "network.pt"
+    artefact: str = ARTEFACT
     values_unit: str = "% top-1"
     scales: Mapping[str, Mapping[str, Scalar]] = field(
         default_factory=lambda: {
@@ -163,7 +163,7 @@ def _scale(**changed: Scalar) -> dict[str, Scalar]:
     """Settings of a scale: those of Tables 1 and 2 that matter here, with the stem of their reduced scales."""
     names = {name for problem in PROBLEMS.values() for name in problem.settings}
     names |= {*START, *TRAINED, *CALIBRATED, "alpha_images"}
-    return {name: value for name, value in scale(stem_stride=2).items() if name in names} | changed
+    return {name: value for name, value in with_defaults(stem_stride=2).items() if name in names} | changed
 
 
 def _calibrated(method: str) -> tuple[str, ...]:

@@ -183,8 +183,8 @@ def run_units(
 def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: Reporter | None = None) -> Report:
     """Run the jobs of a plan, at most `limit` of them, on `setup.workers` processes.
 
-    A unit that fails does not stop the others. An interrupt ends the processes; a unit that was running goes on from
-    its last checkpoint when the same command is given again.
+    A unit that fails does not stop the others, but under torchrun, where it ends all processes. An interrupt ends the
+    processes; a unit that was running goes on from its last checkpoint when the same command is given again.
     """
     if not planned.todo:
         return Report(planned.skipped)

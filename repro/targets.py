@@ -82,6 +82,7 @@ class Target(Protocol):
     One that needs more of the machine than data has `ready(device)`, asked once before any unit: raises `ReproError`.
     One whose data depend on the scale has `data_of(unit)`: what to expect (`repro.datasets.fetch`) of each data set.
     One whose units several processes can run together (`repro.training.distributed`) has `together = True`.
+    One that compares arms has `designs(evidence)`: a `repro.evidence.power.Design` for each that `plan` can size.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Target(Protocol):
     artefact: str
     """File that a finished unit leaves in its folder for those that require it."""
     values_unit: str
+    """Unit of the recorded values, like `% top-1`."""
     scales: Mapping[str, Mapping[str, Scalar]]
     """Named settings at each scale that is built; empty where nothing is trained."""
     seeds: Mapping[str, int]
@@ -127,7 +129,11 @@ def get(name: str) -> Target:
     if name in BUILT_IN:
         return import_module(f"repro.{name}").TARGET
     for point in entry_points(group=ENTRY_POINTS, name=name):
-        return point.load()
+        try:
+            return point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else point.value
+            raise UsageError(f"{package}: {name!r} under {ENTRY_POINTS} cannot be loaded: {error}") from error
     raise UsageError(f"no target {name!r}: {suggestion(name, names())}")
 
 

@@ -14,7 +14,7 @@ from repro import contest
 from repro.adaptive import experiment
 from repro.adaptive.joint import JointStep
 from repro.adaptive.methods import BITS, METHODS, Recipe
-from repro.adaptive.settings import scale
+from repro.adaptive.settings import with_defaults
 from repro.contest import ARMS, CONFIRMATORY, EQUALS, EXPLORATORY, GAINS, TARGET
 from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
@@ -45,7 +45,7 @@ class TestUnits:
     def test_the_grid_is_complete(self) -> None:
         """Soft target none, highest, nearest, random, selected; swapping off, teacher."""
         cells = {
-            (recipe.soft_target if recipe.soft_loss else None, recipe.swapped)
+            (recipe.teacher if recipe.soft_target else None, recipe.swapped)
             for recipe in (arm.recipe for arm in ARMS.values())
         }
         teachers = (None, "highest", "nearest", "random", "selected")
@@ -73,9 +73,9 @@ class TestUnits:
 def step_of(recipe: Recipe, widths: tuple[int, ...] = BITS, **changed: bool) -> tuple[float, torch.nn.Module]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = experiment.quantized(ResNet18(width=2, stem_stride=2), recipe, scale()).train()
+        network = experiment.quantized(ResNet18(width=2, stem_stride=2), recipe, with_defaults()).train()
         images = torch.randn(6, 3, 32, 32)
-    return JointStep(network, widths, recipe, scale(**changed), 10, seed=0)(images, torch.arange(6), 0), network
+    return JointStep(network, widths, recipe, with_defaults(**changed), 10, seed=0)(images, torch.arange(6), 0), network
 
 
 def test_matched_losses_are_means_of_the_two_targets() -> None:
@@ -88,7 +88,7 @@ def test_matched_losses_are_means_of_the_two_targets() -> None:
 
 def test_a_teacher_may_lend_its_blocks_alone() -> None:
     """Without swapping and soft loss, a recipe with a teacher is AdaBits."""
-    lent = Recipe("fp32", soft_target="highest", soft_loss=False)
+    lent = Recipe("fp32", teacher="highest", soft_target=False)
     assert step_of(lent, matched_loss=True)[0] == step_of(METHODS["adabits"].recipe)[0]
 
 

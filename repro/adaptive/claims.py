@@ -54,7 +54,7 @@ class Arithmetic:
         return {m: judge_arithmetic(self.printed.delta_b(m), *self.bounds[m]) for m in self.compared}
 
     @cached_property
-    def joint(self) -> delta_b.Joint:
+    def together(self) -> delta_b.Feasibility:
         """Whether all undisputed rows can hold together."""
         rows = [(self.printed.delta_b(m), self._cells(m), _own(m)) for m in self.undisputed]
         return delta_b.hold_together(rows, self._cells(INDIVIDUAL))
@@ -97,7 +97,7 @@ class Arithmetic:
         return self._row("delta_b_follows", method, judged, printed, reason)
 
     def _together(self) -> Row:
-        possible, slack = self.joint.possible, self.joint.slack
+        possible, slack = self.together.possible, self.together.slack
         reason = f"{len(self.undisputed)} undisputed rows, one set of denominators: slack {slack:+.4f} points"
         judged = Judged("consistent" if possible else "disputed", ours=round(slack, 6))
         return self._row("rows_hold_together", INDIVIDUAL, judged, reason=reason)

@@ -84,7 +84,7 @@ def _paired(row: Runs, individual: Runs) -> tuple[list[int], list[list[float]], 
 
 
 @dataclass(frozen=True)
-class Joint:
+class Feasibility:
     """Whether several rows can hold together: they share their denominators.
 
     Attributes:
@@ -98,7 +98,7 @@ class Joint:
     accuracies: Mapping[int, float]
 
 
-def hold_together(rows: Sequence[tuple[Printed, Cells, frozenset[int]]], individual: Cells) -> Joint:
+def hold_together(rows: Sequence[tuple[Printed, Cells, frozenset[int]]], individual: Cells) -> Feasibility:
     """Solve the linear program over the reciprocals u_b = 1/i_b that all `rows` share.
 
     With u_b in [1/(i_b + h), 1/(i_b - h)], row m needs, for its printed D,
@@ -133,7 +133,7 @@ def hold_together(rows: Sequence[tuple[Printed, Cells, frozenset[int]]], individ
         and sum(c * x for c, x in zip(high, u, strict=True)) >= least
         for low, high, least, largest in _constraints(rows, widths)
     )
-    return Joint(possible, slack, {b: float(1 / x) for b, x in zip(widths, u, strict=True)})
+    return Feasibility(possible, slack, {b: float(1 / x) for b, x in zip(widths, u, strict=True)})
 
 
 def _constraints(

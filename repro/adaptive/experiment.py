@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from repro.adaptive.joint import JointStep, MixedStep
+from repro.adaptive.joint import BitMixerStep, JointStep
 from repro.adaptive.methods import BITS, FLOAT, Recipe, unit_of
 from repro.adaptive.problems import Problem
-from repro.adaptive.settings import BEST_EPOCH, scale
+from repro.adaptive.settings import ARTEFACT, BEST_EPOCH, with_defaults
 from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
 from repro.networks.switchable import SwitchableBatchNorm2d, TransitionalBatchNorm2d
 from repro.quantizers import PACT, DoReFaWeight, SwitchablePACT
@@ -28,7 +28,6 @@ from repro.training.evaluate import calibrate_batch_norm, correct, top1
 from repro.training.loop import Evaluate, History, Step, Training, load, save
 from repro.training.streams import torch_seeded
 
-ARTEFACT = "network.pt"
 CHECKPOINT = "checkpoint.pt"
 FLOAT_BITS = 32
 """Column of the full-precision network."""
@@ -49,7 +48,7 @@ def run(
     weight in place of the nested one.
     """
     # Defaults stand in for settings that this unit does not depend on.
-    settings: dict[str, Any] = scale(**unit.settings)
+    settings: dict[str, Any] = with_defaults(**unit.settings)
     data = _Data(problem, settings, context)
     if unit.name == FLOAT:
         network: nn.Module = float_network(problem, settings, unit.seed).to(context.device)
@@ -69,7 +68,7 @@ class _Data:
     """Training and test images of a unit, as its settings say."""
 
     def __init__(self, problem: Problem, settings: Mapping[str, Any], context: Context) -> None:
-        distributed.share_batch(settings["batch"])
+        distributed.check_batch(settings["batch"])
         self.train, self.test = problem.data.open(settings, context)
         self.problem, self.settings = problem, settings
 
@@ -190,7 +189,7 @@ def _train(
     if step_of:
         step = step_of(network, training.steps)
     elif recipe.random_bits:
-        step = MixedStep(network, widths, settings, training.steps, unit.seed)
+        step = BitMixerStep(network, widths, settings, training.steps, unit.seed)
     else:
         step = JointStep(network, widths, recipe, settings, training.steps, unit.seed)
 
@@ -224,11 +223,11 @@ def _training(
     )
 
 
-def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], widths: int) -> torch.optim.Optimizer:
-    """SGD with learning rates of their own for quantized weights and for clip levels, which stay positive.
+def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], passes: int) -> torch.optim.Optimizer:
+    """SGD for a network whose gradients are summed over `passes` bit-widths.
 
-    Those of weights, quantized or not, are divided by the number of bit-widths, whose gradients are summed; batch norms
-    and clip levels learn at the full rate.
+    Weights learn at `weight_lr / passes` where they are quantized and at `lr / passes` elsewhere, batch norms at `lr`,
+    clip levels at `alpha_lr` and with their own weight decay. After each update clip levels are held at 1e-3 or above.
     """
     modules = list(network.modules())
     levels = [module for module in modules if isinstance(module, PACT)]
@@ -236,8 +235,8 @@ def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], widths:
     kinds |= {module.weight: "quantized" for module in modules if isinstance(module, QuantizedConv2d)}
     kinds |= {p: "norm" for module in modules if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
     rates = {
-        "float": settings["lr"] / widths,
-        "quantized": settings["weight_lr"] / widths,
+        "float": settings["lr"] / passes,
+        "quantized": settings["weight_lr"] / passes,
         "norm": settings["lr"],
         "alpha": settings["alpha_lr"],
     }

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from repro.adaptive.methods import Recipe
 from repro.adaptive.swapping import draw, student_probabilities, swapped
-from repro.adaptive.teachers import teacher, weight_distances
+from repro.adaptive.teachers import choose, weight_distances
 from repro.networks.quantize import set_bits
 from repro.networks.switchable import TransitionalBatchNorm2d
 from repro.quantizers.dorefa import fixed_weights
@@ -23,6 +23,12 @@ from repro.training.streams import stream
 class JointStep:
     """Forward and backward at each bit-width, the highest first; gradients accumulate.
 
+        L = sum over b of L_b,    L_b = CE(z_b, y) + w T^2 CE(softmax(z_t / T), softmax(z_b / T))
+
+    z_t are the detached logits of b's teacher t, w is `soft_weight`. The second term needs a teacher and `soft_target`,
+    the first is left out for a taught bit-width without `hard_target`. With `matched_loss` L_b is divided by the sum of
+    its weights.
+
     Where blocks are swapped, what a bit-width teaches the lower ones is the output of its own pass, in which blocks of
     its teacher stood: a pass without them would cost as much again. Paper B does not say which it is.
 
@@ -30,7 +36,8 @@ class JointStep:
         network: a quantized network with `swappable()`.
         widths: bit-widths, the highest first.
         recipe: soft target and swapping, as the method has them.
-        settings: `lambda_end`, `soft_weight`, `temperature`, `swap_start`, `swap_by_depth`, `swap_trains_teacher`.
+        settings: `lambda_end`, `soft_weight`, `matched_loss`, `temperature`, `swap_start`, `swap_by_depth`,
+            `swap_trains_teacher`.
         steps: number of steps of the whole training, for the schedules.
         seed: of the draws, whose streams are keyed by bit-width and step.
     """
@@ -44,28 +51,22 @@ class JointStep:
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> float:
         """Accumulate the gradients of one batch; gives the loss, summed over bit-widths."""
-        with fixed_weights(self.network):
-            return self._accumulated(images, labels, step)
-
-    def _accumulated(self, images: Tensor, labels: Tensor, step: int) -> float:
-        progress = step / self.steps
-        distances = (
-            weight_distances(self.network, self.widths) if self.recipe.soft_target in ("nearest", "selected") else {}
-        )
+        progress, rule = step / self.steps, self.recipe.teacher
         logits: dict[int, Tensor] = {}
         total = 0.0
-        for bits in self.widths:
-            chosen = None
-            if logits and self.recipe.soft_target:
-                generator = stream(self.seed, f"teacher of {bits}", step)
-                strength = self.settings["lambda_end"] * progress
-                chosen = teacher(self.recipe.soft_target, bits, logits, distances, strength, generator)
-            output = self._forward(images, bits, chosen, progress, step)
-            taught = None if chosen is None or not self.recipe.soft_loss else logits[chosen]
-            loss = self._loss(output, labels, taught)
-            loss.backward()
-            logits[bits] = output.detach()
-            total += loss.item()
+        with fixed_weights(self.network):
+            distances = weight_distances(self.network, self.widths) if rule in ("nearest", "selected") else {}
+            for bits in self.widths:
+                chosen = None
+                if logits and rule:
+                    generator = stream(self.seed, f"teacher of {bits}", step)
+                    chosen = choose(rule, bits, logits, distances, self.settings["lambda_end"] * progress, generator)
+                output = self._forward(images, bits, chosen, progress, step)
+                taught = None if chosen is None or not self.recipe.soft_target else logits[chosen]
+                loss = self._loss(output, labels, taught)
+                loss.backward()
+                logits[bits] = output.detach()
+                total += loss.item()
         return total
 
     def _forward(self, images: Tensor, bits: int, teacher: int | None, progress: float, step: int) -> Tensor:
@@ -90,7 +91,7 @@ class JointStep:
 
 
 @dataclass(frozen=True)
-class MixedStep:
+class BitMixerStep:
     """Bit-Mixer: as many passes as there are bit-widths, each at random bit-widths, cross-entropy alone.
 
     In the first part of training (`mixer_uniform` of it) a pass draws one bit-width for the whole network, then one for
@@ -105,21 +106,18 @@ class MixedStep:
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> float:
         """Accumulate the gradients of one batch; gives the loss, summed over passes."""
-        with fixed_weights(self.network):
-            return self._accumulated(images, labels, step)
-
-    def _accumulated(self, images: Tensor, labels: Tensor, step: int) -> float:
         generator = stream(self.seed, "bits", step)
         total = 0.0
-        for _ in self.widths:
-            if step / self.steps < self.settings["mixer_uniform"]:
-                set_bits(self.network, int(generator.choice(self.widths)))
-            else:
-                layers = len(self.network.layers())  # type: ignore[operator]
-                set_bits_by_layer(self.network, generator.choice(self.widths, layers).tolist())
-            loss = F.cross_entropy(self.network(images), labels)
-            loss.backward()
-            total += loss.item()
+        with fixed_weights(self.network):
+            for _ in self.widths:
+                if step / self.steps < self.settings["mixer_uniform"]:
+                    set_bits(self.network, int(generator.choice(self.widths)))
+                else:
+                    layers = len(self.network.layers())  # type: ignore[operator]
+                    set_bits_by_layer(self.network, generator.choice(self.widths, layers).tolist())
+                loss = F.cross_entropy(self.network(images), labels)
+                loss.backward()
+                total += loss.item()
         return total
 
 

@@ -162,12 +162,12 @@ def _arithmetic(printed: PublishedTable) -> str:
         allowed = f"{rank.low:g} to {rank.high:g}" + ", disputed" * (rank.verdict == "disputed")
         follows = (METHODS[method].label, str(cell), f"{low:.3f} to {high:.3f}", nearest, gap, judged.verdict)
         lines.append((*follows, rank.published, allowed))
-    able = "can" if found.joint.possible else "cannot"
+    able = "can" if found.together.possible else "cannot"
     return markdown_table(header, lines, "lrrrrlrr") + (
         f"\nDisputed means: not derivable by rounding from its row in the {printed.read_from}; the gap is "
         f"printed minus nearest derivable. The {len(found.undisputed)} undisputed rows {able} hold together over "
-        f"one set of Individual accuracies (linear program, slack {found.joint.slack:+.4f} points). Rank: by printed "
-        f"Delta_B, beside those that the accuracies allow.\n{_best(found)}"
+        f"one set of Individual accuracies (linear program, slack {found.together.slack:+.4f} points). Rank: by "
+        f"printed Delta_B, beside those that the accuracies allow.\n{_best(found)}"
     )
 
 

@@ -14,6 +14,7 @@ INDIVIDUAL = "individual"
 FLOAT = "fp32"
 OURS = "ours"
 ENTRY_POINTS = "repro.methods"
+TeacherRule = Literal["next_higher", "highest", "nearest", "random", "selected"]
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Recipe:
             activations; or those of the `start`.
         batch_norm: learned, `shared`, `per_bit` or per pair of bit-widths (`transitional`); that of the `start`; or
             `calibrated` for each bit-width.
-        soft_target: who teaches a bit-width (`repro.adaptive.teachers`), if anybody.
+        teacher: who teaches a bit-width (`repro.adaptive.teachers`), if anybody.
         hard_target: whether a taught bit-width learns from the labels too.
-        soft_loss: whether it learns from its teacher's output; if not, the teacher lends its blocks alone.
+        soft_target: whether it learns from its teacher's output; if not, the teacher lends its blocks alone.
         swapped: whether blocks of the student give way to the teacher's.
         random_bits: whether passes are at random bit-widths instead of at each.
     """
@@ -40,29 +41,39 @@ class Recipe:
     per_bit: bool = False
     clip: Literal["shared", "per_bit", "percentile", "start"] = "per_bit"
     batch_norm: Literal["shared", "per_bit", "transitional", "start", "calibrated"] = "per_bit"
-    soft_target: Literal["next_higher", "highest", "nearest", "random", "selected"] | None = None
+    teacher: TeacherRule | None = None
     hard_target: bool = True
-    soft_loss: bool = True
+    soft_target: bool = True
     swapped: bool = False
     random_bits: bool = False
 
     def __post_init__(self) -> None:
-        if self.random_bits and self.soft_target:
-            raise UsageError(f"a recipe with random_bits has no teacher: leave out soft_target={self.soft_target!r}")
+        if self.random_bits and self.teacher:
+            raise UsageError(f"a recipe with random_bits has no teacher: leave out teacher={self.teacher!r}")
         for choice, unused in (
             ("swapped=True", self.swapped),
             ("hard_target=False", not self.hard_target),
-            ("soft_loss=False", not self.soft_loss),
+            ("soft_target=False", not self.soft_target),
         ):
-            if unused and not self.soft_target:
-                raise UsageError(f"a recipe with {choice} needs a teacher: name a soft_target")
+            if unused and not self.teacher:
+                raise UsageError(f"a recipe with {choice} needs a teacher: name one")
+        if not (self.hard_target or self.soft_target):
+            raise UsageError("a recipe with neither hard_target nor soft_target learns nothing: leave one of them True")
         if self.start == FLOAT and self.clip == "start":
             raise UsageError(f"a recipe from {FLOAT} has no clip levels to start with: give another clip")
         if self.start != FLOAT and (self.clip != "start" or self.batch_norm not in ("start", "calibrated")):
             remedy = "give clip='start', and batch_norm='start' or 'calibrated'"
             raise UsageError(f"a recipe from {self.start} keeps its network: {remedy}")
         if self.trained and (self.clip == "percentile" or self.batch_norm == "calibrated"):
-            raise UsageError(f"clip={self.clip!r} with batch_norm={self.batch_norm!r} cannot be trained: trained=False")
+            choice = f"clip={self.clip!r} with batch_norm={self.batch_norm!r}"
+            raise UsageError(f"{choice} cannot be trained: give trained=False")
+        if not self.trained and self.start == FLOAT and self.clip != "percentile":
+            raise UsageError(f"a recipe from {FLOAT} that is not trained has no clip levels: give clip='percentile'")
+        if self.random_bits and not self.trained:
+            raise UsageError("a recipe with random_bits has to be trained: leave out trained=False")
+        if self.per_bit and (not self.trained or self.teacher or self.random_bits):
+            remedy = "leave out trained=False, teacher and random_bits"
+            raise UsageError(f"a recipe with per_bit trains each bit-width alone: {remedy}")
 
 
 @dataclass(frozen=True)
@@ -114,11 +125,9 @@ _ROWS = (
     Method("joint", "Joint quantization", Recipe(FLOAT, clip="shared", batch_norm="shared")),
     Method("switchable_bn", "Switchable BN", Recipe(FLOAT, clip="shared")),
     Method("adabits", "AdaBits", Recipe(FLOAT)),
-    Method(
-        "any_precision", "Any Precision", Recipe(FLOAT, clip="shared", soft_target="next_higher", hard_target=False)
-    ),
+    Method("any_precision", "Any Precision", Recipe(FLOAT, clip="shared", teacher="next_higher", hard_target=False)),
     Method("bit_mixer", "Bit-Mixer", Recipe(FLOAT, batch_norm="transitional", random_bits=True)),
-    Method("coquant", "CoQuant", Recipe(FLOAT, soft_target="selected", swapped=True)),
+    Method("coquant", "CoQuant", Recipe(FLOAT, teacher="selected", swapped=True)),
     Method(
         "joint_bn_calib",
         "Joint quantization + BN calibration",
@@ -132,11 +141,11 @@ _ROWS = (
         OURS,
     ),
     # CoQuant taken apart: who teaches, and whether blocks are swapped.
-    Method("distilled", "Distillation from the highest bit-width", Recipe(FLOAT, soft_target="highest"), OURS),
-    Method("nearest", "Distillation from the nearest bit-width", Recipe(FLOAT, soft_target="nearest"), OURS),
-    Method("selected", "CoQuant without swapping", Recipe(FLOAT, soft_target="selected"), OURS),
-    Method("highest_swapped", "CoQuant, teacher highest", Recipe(FLOAT, soft_target="highest", swapped=True), OURS),
-    Method("nearest_swapped", "CoQuant, teacher nearest", Recipe(FLOAT, soft_target="nearest", swapped=True), OURS),
+    Method("distilled", "Distillation from the highest bit-width", Recipe(FLOAT, teacher="highest"), OURS),
+    Method("nearest", "Distillation from the nearest bit-width", Recipe(FLOAT, teacher="nearest"), OURS),
+    Method("selected", "CoQuant without swapping", Recipe(FLOAT, teacher="selected"), OURS),
+    Method("highest_swapped", "CoQuant, teacher highest", Recipe(FLOAT, teacher="highest", swapped=True), OURS),
+    Method("nearest_swapped", "CoQuant, teacher nearest", Recipe(FLOAT, teacher="nearest", swapped=True), OURS),
 )
 METHODS = {method.name: method for method in _ROWS}
 """Rows of the paper, in the order of print, then ours."""

@@ -16,7 +16,7 @@ class Setting:
     Attributes:
         default: value where a scale says nothing else.
         low, high: allowed range of a number, both ends included.
-        alternatives: what else is plausible; set for constants that the paper does not give (ours, marked (c)).
+        alternatives: what else is plausible; set where the paper does not give the value, and we chose it.
     """
 
     name: str
@@ -50,7 +50,7 @@ _ALL = (
     Setting("fp32_epochs", 200, 1, 1000, "epochs of the FP32 start"),
     Setting("fp32_lr", 0.1, 0, 10, "peak learning rate of the FP32 start, cosine to 0"),
     Setting("epochs", 200, 1, 1000, "quantized epochs per bit-width"),
-    Setting("lr", 0.05, 0, 10, "peak learning rate of all that is not quantized, cosine to 0", ".1, .01"),
+    Setting("lr", 0.05, 0, 10, "peak learning rate of what is not quantized, cosine to 0", ".1, .01"),
     Setting("weight_lr", 0.05, 0, 10, "peak learning rate of quantized weights, cosine to 0", ".005"),
     Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8"),
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
@@ -66,10 +66,18 @@ _ALL = (
     Setting("mixer_uniform", 0.5, 0, 1, "Bit-Mixer: first part of training, one bit-width for all layers"),
     Setting("alpha_percentile", 99.9, 0.01, 100, "DQ (32 bit): clip level, of each activation", "100 (the maximum)"),
     Setting("alpha_images", 1000, 1, 50_000, "DQ (32 bit): training images that set clip levels"),
-    Setting("bn_images", 10_000, 1, 50_000, "BN calibration: training images, statistics averaged over batches"),
+    Setting(
+        "bn_images",
+        10_000,
+        1,
+        50_000,
+        "BN calibration: training images, whole batches if augmented; averaged over batches",
+    ),
     Setting("bn_augmented", True, 0, 1, "BN calibration: images augmented as in training", "plain images"),
 )
 SETTINGS = {setting.name: setting for setting in _ALL}
+ARTEFACT = "network.pt"
+"""File that a trained unit leaves for those that start from it."""
 BEST_EPOCH = ("gpu", "paper")
 """Scales that report the best epoch, as the paper does; at the others the last one's accuracy is read."""
 START = ("batch", "momentum", "weight_decay", "fp32_epochs", "fp32_lr")
@@ -88,7 +96,7 @@ COMMON = (*START, *TRAINED, *TESTED, *SOFT_TARGET, *SELECTED, *SWAPPED, *RANDOM_
 """Settings of every table; to these come those of its network and data."""
 
 
-def scale(**changed: Scalar) -> dict[str, Scalar]:
+def with_defaults(**changed: Scalar) -> dict[str, Scalar]:
     """All settings there are: defaults but for those that are changed."""
     return {name: setting.default for name, setting in SETTINGS.items()} | changed
 
@@ -96,7 +104,7 @@ def scale(**changed: Scalar) -> dict[str, Scalar]:
 def check(settings: Mapping[str, Scalar]) -> None:
     """Raise `UsageError`, naming the setting, its value and its range, for a value that cannot be used.
 
-    >>> check(scale(epochs=0))
+    >>> check(with_defaults(epochs=0))
     Traceback (most recent call last):
     repro.errors.UsageError: epochs=0: give a value from 1 to 1000
     """

@@ -19,7 +19,7 @@ def student_probabilities(progress: float, blocks: int, start: float, by_depth: 
 
     Args:
         progress: t, the part of training that is done, 0..1.
-        blocks: L.
+        blocks: L; l counts from 0 at the input.
 
     Source: paper B; the numbers and the depth rule are ours.
 

@@ -12,6 +12,7 @@ from repro.adaptive import claims, layout, picture, stand_in
 from repro.adaptive.methods import FLOAT, OURS, Method, methods
 from repro.adaptive.problems import Problem, StandIn
 from repro.adaptive.settings import (
+    ARTEFACT,
     CALIBRATED,
     COMMON,
     PERCENTILE,
@@ -60,7 +61,7 @@ class AdaptiveTable:
     ours: tuple[str, ...] = ()
     stand_ins: Mapping[str, StandIn] = field(default_factory=dict)
     kind: str = "table"
-    artefact: str = "network.pt"
+    artefact: str = ARTEFACT
     values_unit: str = "% top-1"
     doc: str | None = None
 
@@ -163,8 +164,8 @@ def own_settings(method: Method) -> Iterator[str]:
     recipe = method.recipe
     groups = {
         (*TRAINED, *TESTED): recipe.trained,
-        SOFT_TARGET: recipe.soft_target is not None and recipe.soft_loss,
-        SELECTED: recipe.soft_target == "selected",
+        SOFT_TARGET: recipe.teacher is not None and recipe.soft_target,
+        SELECTED: recipe.teacher == "selected",
         SWAPPED: recipe.swapped,
         RANDOM_BITS: recipe.random_bits,
         PERCENTILE: recipe.clip == "percentile",

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from repro.adaptive.methods import TeacherRule
 from repro.networks.quantize import QuantizedConv2d, set_bits
 from repro.training import distributed
 
-Rule = Literal["next_higher", "highest", "nearest", "random", "selected"]
 Distances = Mapping[tuple[int, int], float]
 """Of the quantized weights at two bit-widths, by (teacher, student)."""
 
@@ -67,8 +66,8 @@ def select(student: int, logits: Mapping[int, Tensor], distances: Distances, str
     return min(logits, key=cost)
 
 
-def teacher(
-    rule: Rule,
+def choose(
+    rule: TeacherRule,
     student: int,
     logits: Mapping[int, Tensor],
     distances: Distances,

@@ -58,8 +58,6 @@ def load(split: Split, data_root: Path | str | None = None, report: files.Report
     Raises `ReproError` naming the file when it is not the official one, and when no source gives the data;
     `ValueError` for another split.
 
-    Source: spec/data_and_weights.md.
-
     >>> test = load("test")  # doctest: +SKIP
     >>> test.images.shape, CLASSES[test.labels[0]]  # doctest: +SKIP
     ((10000, 3, 32, 32), 'cat')
@@ -93,8 +91,6 @@ def held_out(labels: np.ndarray, size: int = 5_000, seed: int = 0) -> tuple[np.n
     are sorted.
 
     Raises `ValueError` when `size` does not divide among the classes or a class has too few images.
-
-    Source: spec/evidence.md, "Tuning uses a validation split".
 
     >>> kept, out = held_out(np.arange(20) % 2, size=4)
     >>> len(kept), (out % 2).tolist().count(1)

@@ -29,8 +29,6 @@ def root(data_root: Path | str | None = None) -> Path:
 
     The cache folder is `XDG_CACHE_HOME`, by default `~/.cache`. Nothing is created here.
 
-    Source: spec/data_and_weights.md.
-
     >>> root("/data")
     PosixPath('/data')
     """

@@ -52,8 +52,6 @@ def load(size: int = 224, data_root: Path | str | None = None, report: files.Rep
 
     What is not under the data root yet is fetched; the bytes that were checked are the bytes decoded. Raises
     `ReproError` naming the file when it is not the expected one, and when no source gives them.
-
-    Source: spec/data_and_weights.md.
     """
     folder = _provide(files.root(data_root), report)
     images = np.stack([_centre(_verified(folder / name), size) for name in MD5])

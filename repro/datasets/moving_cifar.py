@@ -4,8 +4,6 @@ The stand-in for Mini-Kinetics. Two labels could be asked for. The *motion* need
 backwards is left, growing backwards is shrinking. A network that averages over frames is blind to order, so it could
 never learn it, and would prove nothing. The clips are therefore labelled by the class of the image *behind*: the piece
 hides another part of it in each frame, which is what averaging over frames can make good.
-
-Source: spec/data_and_weights.md.
 """
 
 from __future__ import annotations

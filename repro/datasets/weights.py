@@ -69,7 +69,7 @@ def load(name: str, data_root: Path | str | None = None, report: files.Report = 
     """The tensors in the order of the network's state dict, counters of batches included; fetched where missing.
 
     Raises `UsageError` for an unknown name; `ReproError` naming the file when it does not hold the expected weights,
-    and when no source gives them. Source: spec/data_and_weights.md.
+    and when no source gives them.
 
     >>> len(load("efficientnet_lite0"))  # doctest: +SKIP
     296

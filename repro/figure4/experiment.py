@@ -25,7 +25,7 @@ from repro.networks.lite import lite_small
 from repro.quantizers.static import StaticQuantizer, setting_ranges
 from repro.targets import Context, Outcome, Unit
 from repro.training.batches import CIFAR10_MEAN, CIFAR10_STD, AnyBatches, Batches
-from repro.training.distributed import part, share_batch
+from repro.training.distributed import check_batch, part
 from repro.training.evaluate import calibrate_batch_norm, correct, top1
 from repro.training.loader import LoadedBatches
 from repro.training.loop import Training, load, save
@@ -54,7 +54,7 @@ class _Data:
     """Training and test images as a unit's settings say, with the network's normalisation."""
 
     def __init__(self, network: Network, train_images: int, settings: Mapping[str, Any], context: Context) -> None:
-        share_batch(settings["batch"])
+        check_batch(settings["batch"])
         opened = _imagenet if settings["data"] == "imagenet" else _cifar10
         self.train, self.test = opened(train_images, settings, context, *_normalisation(network))
 

@@ -15,7 +15,7 @@ FEW = 16
 class DepthwiseConv2d(nn.Conv2d):
     """A depthwise convolution of stride 1; on maps of at most 16 pixels, channels-last, with a backward of its own.
 
-        dw[c, i, j] = sum over n, y, x of g[n, c, y, x] x[n, c, y + i - p, x + j - p],    dx = g * flipped w
+        dw[c, i, j] = sum over n, u, v of g[n, c, u, v] x[n, c, u + i - p, v + j - p],    dx = g * flipped w
 
     It shares the parameters of the one that it replaces and computes the same, up to rounding. Results are the same
     from run to run. Shapes: (N, C, H, W) in and out.

@@ -42,7 +42,7 @@ class Pretrained:
         """Whether the input of a layer is quantized with sign: paper A's rule.
 
         Signed: what enters an expanding 1x1, the head and, in Lite0, a depthwise convolution. Unsigned: what enters a
-        projecting 1x1 or the classifier, and MobileNetV2's depthwise. Source: spec/edge_inference.md, "Signs".
+        projecting 1x1 or the classifier, and MobileNetV2's depthwise. Source: the authors' released set-up.
 
         >>> get("efficientnet_lite0").signed("blocks.1.0.conv_dw"), get("mobilenetv2").signed("blocks.1.0.conv_dw")
         (True, False)

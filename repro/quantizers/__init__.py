@@ -1,4 +1,4 @@
-"""Quantizers as torch modules over `backends.autograd`: each has `bits`, switched in place; None is full precision."""
+"""Quantizers as torch modules over `backends.autograd`: each has `bits`, switched in place."""
 
 from repro.quantizers.dorefa import DoReFaWeight
 from repro.quantizers.pact import PACT, SwitchablePACT

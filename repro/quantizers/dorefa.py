@@ -35,6 +35,8 @@ class Stored(NamedTuple):
 class DoReFaWeight(nn.Module):
     """Quantized weights in [-1, 1] from float weights of any scale, straight-through in the backward pass.
 
+    The scale is DoReFa's, its codes are nested; DoReFa's own rounding is `schemes.UnitWeight("nearest")`.
+
         t   = tanh(w) / (2 max|tanh w|) + 1/2
         h   = rint(255 t)                               the stored 8-bit code
         l   = floor(h / d) d,  d = 2^(8 - bits)         its prefix of `bits` bits
@@ -61,7 +63,7 @@ class DoReFaWeight(nn.Module):
     def __init__(
         self,
         bits: int | None = None,
-        realign_in_graph: bool = True,
+        realign_in_graph: bool = False,
         scaler: Scaler = Scaler("ste"),  # noqa: B008
     ) -> None:
         super().__init__()

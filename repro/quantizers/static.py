@@ -16,7 +16,7 @@ SIGMAS = 3.0
 PERCENT = 99.9
 ALL_ZERO = 1.0
 """Range of a tensor of zeros; paper A's rule `q_max == 0 -> 1`."""
-_NO_GRADIENT = Scaler("ste")
+STE = Scaler("ste")
 
 
 def three_sigma(x: Tensor) -> Tensor:
@@ -44,8 +44,8 @@ def percentile(x: Tensor) -> Tensor:
 class StaticQuantizer(nn.Module):
     """`y = rint(clip(x, lower, upper) / step) * step` with a range that is set once from data.
 
-        step = q_max / q_levels,  upper = q_max,  lower = -q_max (signed) or 0
-        q_levels = 2^(bits-1) - 1 (signed) or 2^bits - 1
+        step = q_max / q,  upper = q_max,  lower = -q_max (signed) or 0
+        q = 2^(bits-1) - 1 (signed) or 2^bits - 1, the largest code
 
     `q_max = range_of(x)` of the first tensor that passes within `setting_ranges`; 0 counts as 1. Before that a forward
     pass raises `ValueError` (its step is NaN). Only the gradient of x is used.
@@ -77,7 +77,7 @@ class StaticQuantizer(nn.Module):
         bits: int,
         signed: bool,
         range_of: Callable[[Tensor], Tensor],
-        scaler: Scaler = _NO_GRADIENT,
+        scaler: Scaler = STE,
         noise: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
@@ -89,14 +89,14 @@ class StaticQuantizer(nn.Module):
             self.register_buffer(name, torch.tensor(math.nan))
 
     @property
-    def levels(self) -> int:
+    def q(self) -> int:
         """Largest code."""
         return 2 ** (self.bits - self.signed) - 1
 
     def forward(self, x: Tensor) -> Tensor:
         if self.sets_range:
             self._set_range(x.detach())
-        scaler = self.scaler if torch.is_grad_enabled() else _NO_GRADIENT
+        scaler = self.scaler if torch.is_grad_enabled() else STE
         noise = self.noise(x) if scaler.needs_noise and self.noise else None
         return fake_quantize(x, self.step, self.lower, self.upper, scaler=scaler, noise=noise)
 
@@ -105,7 +105,7 @@ class StaticQuantizer(nn.Module):
         q_max = torch.where(q_max > 0, q_max, ALL_ZERO)
         self.upper.copy_(q_max)
         self.lower.copy_(-q_max if self.signed else torch.zeros_like(q_max))
-        self.step.copy_(q_max / self.levels)
+        self.step.copy_(q_max / self.q)
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}, signed={self.signed}, scaler={self.scaler.name}"

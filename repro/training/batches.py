@@ -21,7 +21,7 @@ PADDING = 4
 def crop_and_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Random crop after padding by 4 with black, and horizontal flip with probability 1/2.
 
-    Shapes: (N, C, H, W) in, the same out; any dtype. Source: the CIFAR-10 recipe of paper B (a constant of ours).
+    Shapes: (N, C, H, W) in, the same out; any dtype. Source: usual for CIFAR-10; paper B does not say.
     """
     n, _, height, width = images.shape
     padded = np.pad(images, ((0, 0), (0, 0), (PADDING, PADDING), (PADDING, PADDING)))

@@ -52,20 +52,20 @@ def device(name: str) -> str:
     return f"cuda:{os.environ['LOCAL_RANK']}" if dist.is_initialized() and name == "cuda" else name
 
 
-def share_batch(batch: int) -> None:
+def check_batch(batch: int) -> None:
     """Raise `UsageError` for a batch that the processes cannot share evenly."""
     _, count = part()
     if batch % count:
         raise UsageError(f"batch={batch}: give a multiple of the {count} processes that share it")
 
 
-def bounds(length: int, part: Part) -> slice:
+def bounds(length: int, mine: Part) -> slice:
     """The part of a sequence of this length that falls to a process.
 
     >>> bounds(5, (0, 2)), bounds(5, (1, 2))
     (slice(0, 2, None), slice(2, 5, None))
     """
-    number, count = part
+    number, count = mine
     return slice(length * number // count, length * (number + 1) // count)
 
 
@@ -104,7 +104,7 @@ def average_statistics(network: nn.Module) -> None:
     average([buffer for buffer in network.buffers() if buffer.is_floating_point()])
 
 
-def gathered(hits: np.ndarray) -> np.ndarray:
+def all_gather(hits: np.ndarray) -> np.ndarray:
     """The parts of all processes, one after the other."""
     _, count = part()
     if count == 1:
@@ -114,7 +114,7 @@ def gathered(hits: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def told(message: Any = None) -> Any:
+def broadcast(message: Any = None) -> Any:
     """What the first process says to all: its `message`; the others wait for it and give none."""
     if part() == WHOLE:
         return message
@@ -123,6 +123,6 @@ def told(message: Any = None) -> Any:
     return box[0]
 
 
-def wait() -> None:
+def barrier() -> None:
     """Go on when all processes have come here."""
     average([torch.zeros(1)])

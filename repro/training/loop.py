@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from repro.errors import UsageError
 from repro.training import distributed
 from repro.training.batches import AnyBatches
 from repro.training.evaluate import top1
@@ -110,6 +111,8 @@ class Training:
         self.history = History()
         self.keep_best = keep_best
         self.best_network: dict[str, Tensor] | None = None
+        if not len(batches):
+            raise UsageError(f"batch={batches.batch}: give at most the {batches.size} training images that there are")
         steps = self.steps = epochs * len(batches)
         # Not by self.steps: in a cycle with its schedule, a finished training would keep its images in memory.
         self.schedule = LambdaLR(optimizer, lambda step: cosine(step, steps, warmup))

@@ -40,7 +40,7 @@ def test_interval_contains_the_plain_ratio(name: str) -> None:
         assert high - low < Fraction(1, 2)
 
 
-def program(deltas: tuple[str, str]) -> delta_b.Joint:
+def program(deltas: tuple[str, str]) -> delta_b.Feasibility:
     """Two methods at one bit-width: 50.0 and 20.0 over an Individual of 60.0."""
     rows = [(Printed(d, 1), cells(a), frozenset[int]()) for d, a in zip(deltas, ("50.0", "20.0"), strict=True)]
     return delta_b.hold_together(rows, cells("60.0"))
@@ -70,7 +70,7 @@ def test_solution_is_found_for_every_table(name: str) -> None:
     from repro.adaptive.claims import Arithmetic
 
     printed = table(name)
-    joint = Arithmetic(printed).joint
+    joint = Arithmetic(printed).together
     for bits, accuracy in joint.accuracies.items():
         cell = printed.cell("individual", bits)
         assert float(cell.low) - 1e-9 <= accuracy <= float(cell.high) + 1e-9

@@ -14,7 +14,7 @@ from repro.adaptive import experiment
 from repro.adaptive.methods import METHODS
 from repro.adaptive.problems import CIFAR10 as DATA
 from repro.adaptive.problems import RESNET18, Data, Network, Problem
-from repro.adaptive.settings import scale
+from repro.adaptive.settings import with_defaults
 from repro.adaptive.table import AdaptiveTable
 from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
@@ -24,7 +24,7 @@ from repro.targets import Context, Outcome, Unit
 from repro.training.batches import Batches
 from repro.training.loop import load
 
-SETTINGS = scale(
+SETTINGS = with_defaults(
     width=8, stem_stride=2, train_images=64, test_images=40, batch=16, fp32_epochs=1, epochs=1, alpha_images=32,
     bn_images=32,
 )  # fmt: skip
@@ -69,6 +69,7 @@ def test_a_unit_depends_on_the_settings_that_can_change_it_and_no_other() -> Non
     assert settings["dq32"] - settings["fp32"] == {"alpha_percentile", "alpha_images"}
     assert settings["individual_2"] - settings["fp32"] == {
         "epochs", "lr", "weight_lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph",
+        "test_once",
     }  # fmt: skip
     assert settings["dq8"] == settings["individual_8"]
     assert settings["dq8_bn_calib"] - settings["dq8"] == {"bn_images", "bn_augmented"}

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from repro.adaptive import joint
 from repro.adaptive.experiment import quantized, quantized_optimizer
-from repro.adaptive.joint import JointStep, MixedStep, set_bits_by_layer
+from repro.adaptive.joint import BitMixerStep, JointStep, set_bits_by_layer
 from repro.adaptive.methods import BITS, METHODS, Recipe
-from repro.adaptive.settings import scale
+from repro.adaptive.settings import with_defaults
 from repro.networks.quantize import set_bits
 from repro.networks.resnet import ResNet18
 from repro.networks.switchable import TransitionalBatchNorm2d
@@ -24,7 +24,7 @@ from repro.training.loop import load, save
 
 IMAGES = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 LABELS = torch.arange(6)
-SETTINGS = scale()
+SETTINGS = with_defaults()
 
 
 def network_of(name: str) -> nn.Module:
@@ -89,7 +89,7 @@ def test_coquant_learns_from_labels_and_from_the_selected_teacher(monkeypatch: p
         chosen.append((student, tuple(logits)))
         return 8
 
-    monkeypatch.setattr(joint, "teacher", choose)
+    monkeypatch.setattr(joint, "choose", choose)
     recipe = replace(METHODS["coquant"].recipe, swapped=False)
     loss = step_of(network_of("coquant"), recipe)(IMAGES, LABELS, 0)
     assert chosen == [(6, (8,)), (4, (8, 6)), (2, (8, 6, 4))]
@@ -105,7 +105,7 @@ def test_coquant_learns_from_labels_and_from_the_selected_teacher(monkeypatch: p
 
 def test_lambda_rises_linearly_and_swapping_ends_with_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
     strengths, probabilities = [], []
-    monkeypatch.setattr(joint, "teacher", lambda rule, student, logits, d, strength, g: strengths.append(strength) or 8)
+    monkeypatch.setattr(joint, "choose", lambda rule, student, logits, d, strength, g: strengths.append(strength) or 8)
     monkeypatch.setattr(joint, "draw", lambda p, g: probabilities.append(p[0]) or [False] * len(p))
     network = network_of("coquant")
     step = step_of(network, METHODS["coquant"].recipe, steps=4)
@@ -119,7 +119,7 @@ def test_lambda_rises_linearly_and_swapping_ends_with_the_student(monkeypatch: p
 def test_a_swapped_block_runs_as_the_teachers_and_all_else_as_the_students(
     monkeypatch: pytest.MonkeyPatch, swap: bool
 ) -> None:
-    monkeypatch.setattr(joint, "teacher", lambda *_: 8)
+    monkeypatch.setattr(joint, "choose", lambda *_: 8)
     monkeypatch.setattr(joint, "draw", lambda p, g: [block == 3 for block in range(len(p))])
     network, ran = network_of("coquant"), []
     for name, module in network.named_modules():
@@ -149,7 +149,7 @@ def test_bit_mixer_draws_one_bit_width_for_all_then_one_per_layer() -> None:
     seen: list[set[tuple[int, int]]] = []
     norms = [m for m in network.modules() if isinstance(m, TransitionalBatchNorm2d)]
     network.register_forward_pre_hook(lambda *_: seen.append({(m.previous, m.bits) for m in norms}))
-    step = MixedStep(network, BITS, SETTINGS, steps=10, seed=0)
+    step = BitMixerStep(network, BITS, SETTINGS, steps=10, seed=0)
     step(IMAGES, LABELS, 0)
     assert len(seen) == 4
     assert all(len(pairs) == 1 and all(a == b for a, b in pairs) for pairs in seen)
@@ -170,7 +170,7 @@ def test_bits_by_layer_reach_each_layer_and_tell_its_norm_what_came_before() -> 
 
 
 def test_learning_rates_of_a_joint_method() -> None:
-    groups = quantized_optimizer(network_of("coquant"), SETTINGS, widths=4).param_groups
+    groups = quantized_optimizer(network_of("coquant"), SETTINGS, passes=4).param_groups
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [
         (SETTINGS["lr"] / 4, SETTINGS["weight_decay"]),
         (SETTINGS["weight_lr"] / 4, SETTINGS["weight_decay"]),
@@ -186,7 +186,7 @@ def test_state_is_saved_and_loaded_whole_and_bits_switch_in_place(name: str, tmp
     network, recipe = network_of(name), METHODS[name].recipe
     optimizer = quantized_optimizer(network, SETTINGS, 4)
     if recipe.random_bits:
-        MixedStep(network, BITS, SETTINGS, 10, seed=0)(IMAGES, LABELS, 9)
+        BitMixerStep(network, BITS, SETTINGS, 10, seed=0)(IMAGES, LABELS, 9)
     else:
         step_of(network, replace(recipe, swapped=False))(IMAGES, LABELS, 0)
     optimizer.step()

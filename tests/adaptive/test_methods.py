@@ -71,7 +71,7 @@ def test_the_ablation_differs_from_coquant_in_teacher_and_swapping_alone() -> No
         "highest_swapped": ("highest", True), "nearest_swapped": ("nearest", True),
     }  # fmt: skip
     for name, (teacher, swapped) in expected.items():
-        assert METHODS[name].recipe == replace(coquant, soft_target=teacher, swapped=swapped)
+        assert METHODS[name].recipe == replace(coquant, teacher=teacher, swapped=swapped)
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_a_row_whose_recipe_was_edited_is_another_unit(install: Callable) -> Non
     """What is recorded under its name was trained by another recipe."""
     install(*readme_example())
     unit = planned(targets.get("table1"), "smoke", 1, TINY)[-1]
-    assert (unit.settings["recipe_soft_target"], unit.settings["recipe_swapped"]) == ("highest", False)
+    assert (unit.settings["recipe_teacher"], unit.settings["recipe_swapped"]) == ("highest", False)
     assert not any(key.startswith("recipe_") for key in planned(targets.get("table1"), "smoke", 1, TINY)[0].settings)
 
 
@@ -153,7 +153,7 @@ def test_without_a_record_an_installed_method_changes_no_render(install: Callabl
         ("3", "my-package registers 'mine' under repro.methods: it is no Method"),
         ("Method('mine', '')", "'mine' under repro.methods cannot be loaded: Method.__init__() missing"),
         ("Method('mine', '', Recipe(FLOAT, swapped=True))", "a recipe with swapped=True needs a teacher"),
-        ("Method('mine', '', Recipe(FLOAT, random_bits=True, soft_target='highest'))", "has no teacher"),
+        ("Method('mine', '', Recipe(FLOAT, random_bits=True, teacher='highest'))", "has no teacher"),
         ("Method('adabits', '', Recipe(FLOAT))", "my-package registers a method 'adabits': there is one of this name"),
         ("Method('fp32', '', Recipe(FLOAT))", "there is one of this name"),
         (

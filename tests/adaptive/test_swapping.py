@@ -9,7 +9,7 @@ from torch import nn
 
 from repro.adaptive.experiment import quantized
 from repro.adaptive.methods import METHODS
-from repro.adaptive.settings import scale
+from repro.adaptive.settings import with_defaults
 from repro.adaptive.swapping import draw, student_probabilities, swapped
 from repro.networks.quantize import set_bits
 from repro.networks.resnet import ResNet18
@@ -19,7 +19,7 @@ from repro.networks.resnet import ResNet18
 def network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return quantized(ResNet18(width=2, stem_stride=2), METHODS["coquant"].recipe, scale()).train()
+        return quantized(ResNet18(width=2, stem_stride=2), METHODS["coquant"].recipe, with_defaults()).train()
 
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))

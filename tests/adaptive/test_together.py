@@ -87,12 +87,12 @@ def _together(number: int, root: Path, folder: Path) -> dict[str, Outcome]:
     (folder / "fp32").mkdir(parents=True, exist_ok=True)
     with pytest.raises(KilledError):
         TABLE3.run(UNITS["fp32"], Context(folder / "fp32", root, progress=stop))
-    distributed.wait()
+    distributed.barrier()
     assert load(folder / "fp32" / "checkpoint.pt")["step"] == 5
     found = {}
     for name in ("fp32", "coquant", "dq32_bn_calib"):
         found[name] = run(name, root, folder)
-        distributed.wait()
+        distributed.barrier()
     return found
 
 

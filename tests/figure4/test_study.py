@@ -91,7 +91,7 @@ class TestReleasedRuns:
     study = Study(3, {cell: found.values for cell, found in printed().items() if cell.bits == 3}, False)
 
     def test_pairs_that_survive_the_correction(self) -> None:
-        """Stated in spec/edge_inference.md: ewgs, invtanh, tanh on both separate from STE; acos and noise do not."""
+        """As the seminar reads them: ewgs, invtanh, tanh on both separate from STE; acos and noise do not."""
         separate = {cell.pair for cell, found in self.study.differences.items() if found.low > 0}  # type: ignore[operator]
         assert {"ewgs/ewgs", "invtanh/invtanh", "tanh/tanh", "ewgs/invtanh"} <= separate
         assert not {pair for pair in separate if "acos" in pair or "noise" in pair}

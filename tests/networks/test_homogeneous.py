@@ -16,7 +16,7 @@ from repro.networks.post_training import layers
 from repro.quantizers.static import StaticQuantizer, setting_ranges
 
 COUNTS = {"efficientnet_lite0": (6_676_256, 4_609_992), "mobilenetv2": (6_616_672, 3_470_760)}
-"""Quantized activations of one image of 224 px, and weights: stated in spec/edge_inference.md."""
+"""Quantized activations of one image of 224 px, and weights: as the seminar gives them."""
 
 
 @pytest.fixture(scope="module", params=COUNTS)

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from repro.adaptive.experiment import quantized
-from repro.adaptive.joint import JointStep, MixedStep, set_bits_by_layer
+from repro.adaptive.joint import BitMixerStep, JointStep, set_bits_by_layer
 from repro.adaptive.methods import BITS, METHODS
-from repro.adaptive.settings import scale
+from repro.adaptive.settings import with_defaults
 from repro.adaptive.teachers import weight_distances
 from repro.networks.mobilenet import MobileNetV2
 from repro.networks.quantize import QuantizedConv2d, set_bits
@@ -16,7 +16,7 @@ from repro.quantizers import PACT
 
 GENERATOR = torch.Generator().manual_seed(1)
 IMAGES = torch.randn(4, 3, 32, 32, generator=GENERATOR)
-SETTINGS = scale()
+SETTINGS = with_defaults()
 
 
 def network_of(name: str) -> nn.Module:
@@ -81,7 +81,7 @@ def test_bits_by_layer_tell_a_norm_what_came_before() -> None:
 @pytest.mark.parametrize("name", ["coquant", "bit_mixer"])
 def test_a_step_reaches_every_weight(name: str) -> None:
     network, recipe = network_of(name), METHODS[name].recipe
-    step = MixedStep if recipe.random_bits else JointStep
+    step = BitMixerStep if recipe.random_bits else JointStep
     step = step(network, BITS, *(() if recipe.random_bits else (recipe,)), SETTINGS, 10, seed=0)
     step(IMAGES, torch.arange(4), 9)
     assert all(m.weight.grad is not None for m in network.modules() if isinstance(m, nn.Conv2d))

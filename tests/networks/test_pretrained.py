@@ -13,9 +13,9 @@ from repro.networks import post_training, pretrained
 from repro.quantizers.calibration import Histogram, Range, calibrate
 
 RIGHT = 18
-"""Of the twenty labelled images; stated in spec/data_and_weights.md."""
+"""Of the twenty labelled images; as the seminar gives it."""
 ACTIVATIONS = {"efficientnet_lite0": 6_676_256, "mobilenetv2": 6_616_672 - 1280}
-"""Quantized activations per image, stated in spec/edge_inference.md; MobileNetV2's here lack the classifier's input."""
+"""Quantized activations per image, as the seminar gives them; MobileNetV2's here lack the classifier's input."""
 
 
 @pytest.fixture(scope="module")

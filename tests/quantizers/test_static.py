@@ -30,7 +30,7 @@ class TestRanges:
         quantizer = StaticQuantizer(3, signed, largest)
         with setting_ranges(quantizer):
             quantizer(torch.tensor([-6.0, 1.0]))
-        assert (quantizer.levels, quantizer.lower.item(), quantizer.upper.item()) == (levels, lower, 6.0)
+        assert (quantizer.q, quantizer.lower.item(), quantizer.upper.item()) == (levels, lower, 6.0)
         assert quantizer.step.item() == torch.tensor(6.0).div(levels).item()
 
     def test_zeros_get_the_range_one(self) -> None:

@@ -22,10 +22,10 @@ def test_on_its_own_a_process_keeps_what_it_has() -> None:
     assert torch.equal(network[0].weight.grad, before[0])
     assert torch.equal(network[1].running_mean, before[1])
     assert distributed.mean(0.1) == 0.1
-    assert distributed.told("word") == "word"
+    assert distributed.broadcast("word") == "word"
     assert distributed.leads()
     assert distributed.device("cuda") == "cuda"
-    distributed.wait()
+    distributed.barrier()
 
 
 def _averages(number: int) -> dict:
@@ -38,8 +38,8 @@ def _averages(number: int) -> dict:
         "without": network.bias.grad,
         "variance": network.running_var.tolist(),
         "mean": distributed.mean(float(number)),
-        "gathered": distributed.gathered(np.array([number] * (1 + number))).tolist(),
-        "told": distributed.told(("word", number) if number == 0 else None),
+        "gathered": distributed.all_gather(np.array([number] * (1 + number))).tolist(),
+        "told": distributed.broadcast(("word", number) if number == 0 else None),
         "leads": distributed.leads(),
     }
 

@@ -40,5 +40,5 @@ def _work(answers: Any, work: Callable[..., Any], number: int, rendezvous: Path,
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=number, world_size=2)
     answers.send(work(number, *arguments))
-    distributed.wait()
+    distributed.barrier()
     distributed.leave()
