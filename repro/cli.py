@@ -110,6 +110,24 @@ def out_option(command: Command) -> Command:
     return option(command)
 
 
+def seeds_option(command: Command) -> Command:
+    """`--seeds`: how many."""
+    return click.option("--seeds", type=AT_LEAST_ONE, metavar="N", help="Number of seeds [the scale's].")(command)
+
+
+def set_option(command: Command) -> Command:
+    """`--set`, once for each setting that is changed."""
+
+    def changes(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+        for text in texts:
+            if not text.partition("=")[1]:
+                raise UsageError(f"--set {text}: expected KEY=VALUE")
+        return {key.strip(): value for key, _, value in (text.partition("=") for text in texts)}
+
+    help = "Change a setting."
+    return click.option("--set", "changes", multiple=True, callback=changes, metavar="KEY=VALUE", help=help)(command)
+
+
 def json_option(command: Command) -> Command:
     """`--json`: the answer for another program."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
@@ -125,17 +143,10 @@ def _shard(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int,
     return int(index), int(count)
 
 
-def _changes(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
-    for text in texts:
-        if not text.partition("=")[1]:
-            raise UsageError(f"--set {text}: expected KEY=VALUE")
-    return {key.strip(): value for key, _, value in (text.partition("=") for text in texts)}
-
-
 @cli.command(hidden=True)
 @click.argument("names", nargs=-1, required=True, metavar="TARGET...")
 @scale_option("Train what has no record at this scale")
-@click.option("--seeds", type=AT_LEAST_ONE, metavar="N", help="Number of seeds [the scale's].")
+@seeds_option
 @click.option("--workers", type=AT_LEAST_ONE, metavar="N", help="Units side by side, a core each [all cores].")
 @click.option("--backend", envvar="REPRO_BACKEND", help="Quantizer backend [automatic].")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
@@ -145,7 +156,7 @@ def _changes(ctx: click.Context, option: click.Parameter, texts: tuple[str, ...]
 @click.option("--dry-run", is_flag=True, help="Only say what would run.")
 @click.option("--limit", type=AT_LEAST_ONE, metavar="UNITS", help="Run at most so many units of a target.")
 @click.option("--shard", default="1/1", callback=_shard, metavar="i/n", help="Run the i-th of n shares of the seeds.")
-@click.option("--set", "changes", multiple=True, callback=_changes, metavar="KEY=VALUE", help="Change a setting.")
+@set_option
 @json_option
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
@@ -249,15 +260,23 @@ def accept(ctx: click.Context, target: str, scale: str | None) -> None:
 @click.argument("target")
 @click.option("--effect", type=click.FloatRange(min=0, min_open=True), required=True, help="Difference to see, points.")
 @click.option("--power", type=click.FloatRange(0.05, 0.999), default=0.8, show_default=True, help="Chance to see it.")
+@seeds_option
+@set_option
 @out_option
 @json_option
 @debug
 @click.pass_context
-def plan(ctx: click.Context, target: str, effect: float, power: float, as_json: bool) -> None:
-    """Seeds and hours that it takes to see an effect in TARGET, at the spread and speed of its records."""
+def plan(ctx: click.Context, target: str, effect: float, power: float, as_json: bool, **options: Any) -> None:
+    """Seeds and hours that it takes to see an effect in TARGET, at the spread and speed of its records.
+
+    Of a pilot with other seeds or settings, with the options that it was run with.
+    """
+    from repro import evaluate
     from repro.plan import as_text, plan
 
-    found = plan(ctx.obj, targets.get(target), effect, power)
+    known, request = targets.get(target), evaluate.Request(**options)
+    evaluate.check([known], request)
+    found = plan(ctx.obj, known, evaluate.units(known, request), effect, power)
     if as_json:
         _print_json([one._asdict() for one in found])
     else:

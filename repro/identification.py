@@ -9,7 +9,7 @@ the clip levels. Networks of different strength are compared in accuracy relativ
 The print gives no number for any candidate: the study is exploratory, and its protocol is ours. What differs from the
 tables at the same scale, numbered:
 
-1. `cpu`: 15,000 training images, 12 FP32 and 4 quantized epochs (Tables 1 and 2: 20,000, 20 and 3);
+1. `cpu`: 15,000 training images, 12 FP32 and 4 quantized epochs (Table 1: 20,000, 20 and 3; Table 2: 16,000, 20 and 3);
    MobileNetV2 at width multiplier .5 (Table 2: .25); 5,000 test images (10,000); BN calibration on 5,000 (10,000).
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from repro import targets
@@ -10,7 +11,7 @@ from repro.errors import ReproError, UsageError
 from repro.evidence.power import Design, power, seeds_needed
 from repro.evidence.render import markdown_table
 from repro.places import Places, gather
-from repro.targets import Target
+from repro.targets import Target, Unit
 
 
 class Planned(NamedTuple):
@@ -36,8 +37,8 @@ class Planned(NamedTuple):
     hours_together: float
 
 
-def plan(places: Places, target: Target, effect: float, wanted: float) -> list[Planned]:
-    """What every recorded comparison of a target says, committed ones first.
+def plan(places: Places, target: Target, units: Sequence[Unit], effect: float, wanted: float) -> list[Planned]:
+    """What every comparison among the recorded `units` of a target says, committed ones first.
 
     Raises `UsageError` for a target that compares no arms and for an effect out of reach; `ReproError` where nothing
     is recorded to plan from.
@@ -49,7 +50,7 @@ def plan(places: Places, target: Target, effect: float, wanted: float) -> list[P
         able = [name for name in targets.names() if hasattr(targets.get(name), "designs")]
         raise UsageError(f"{target.name} has no comparison to plan; there is {', '.join(able)}")
     stores = {"committed": places.committed(target), "this machine": places.local}
-    found = [(source, design) for source, store in stores.items() for design in designs(gather(target, store))]
+    found = [(source, design) for source, store in stores.items() for design in designs(gather(target, store, units))]
     if not found:
         remedy = f"python -m repro {target.name} --scale cpu --seeds 3"
         raise ReproError(f"{target.name}: no comparison has the two seeds that a spread takes; first {remedy}")

@@ -70,11 +70,11 @@ def key(unit: Unit) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """A unit to run, the folders of the units it starts from, and whether it runs although it is recorded."""
+    """A unit to run, the folders of the units it starts from, and its record where it runs although it has one."""
 
     unit: Unit
     inputs: Mapping[str, Path]
-    again: bool
+    recorded: Record | None
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,11 @@ def plan(
     todo: dict[tuple[str, int], Job] = {}
     needed: set[tuple[str, int]] = set()
     for identity, unit in reversed(mine.items()):
-        again = (key(unit), unit.numerics) in recorded
-        if setup.force or not again or (identity in needed and not _has_artefact(setup.folder(unit), unit, target)):
+        record = recorded.get((key(unit), unit.numerics))
+        absent = identity in needed and not _has_artefact(setup.folder(unit), unit, target)
+        if setup.force or record is None or absent:
             inputs = {name: setup.folder(mine[name, unit.seed]) for name in unit.requires}
-            todo[identity] = Job(unit, inputs, again)
+            todo[identity] = Job(unit, inputs, record)
             needed |= _required(unit)
     skipped = tuple(unit for identity, unit in mine.items() if identity not in todo)
     return Plan(tuple(reversed(todo.values())), skipped)
@@ -112,8 +113,8 @@ def _required(unit: Unit) -> set[tuple[str, int]]:
     return {(name, unit.seed) for name in unit.requires}
 
 
-def _recorded(target: str, stores: Sequence[Store]) -> set[tuple[str, int]]:
-    return {(record.key, record.numerics) for store in stores for record in store.read(target)[0]}
+def _recorded(target: str, stores: Sequence[Store]) -> dict[tuple[str, int], Record]:
+    return {(record.key, record.numerics): record for store in stores for record in store.read(target)[0]}
 
 
 def _has_artefact(folder: Path, unit: Unit, target: Target) -> bool:
@@ -367,7 +368,7 @@ def _locked(folder: Path) -> Iterator[bool]:
 
 def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
     unit, folder, target = job.unit, setup.folder(job.unit), targets.get(job.unit.target)
-    if not job.again and (key(unit), unit.numerics) in _recorded(unit.target, [setup.store]):
+    if job.recorded is None and (key(unit), unit.numerics) in _recorded(unit.target, [setup.store]):
         return Ended("recorded", "recorded meanwhile by another command")
     if setup.force or _read_note(folder).get("numerics") != unit.numerics:
         _keep_only(folder, set())
@@ -376,7 +377,14 @@ def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
     context = Context(folder, setup.data_root, job.inputs, setup.device, setup.backend, clock.progress)
     outcome = crew.run(unit, context) if crew.member() else target.run(unit, context)
     clock.save()
-    setup.store.write(_record(unit, outcome, target, setup, started, clock.seconds))
+    record = _record(unit, outcome, target, setup, started, clock.seconds)
+    if job.recorded and not setup.force and record.correct != job.recorded.correct:
+        _keep_only(folder, set())
+        raise ReproError(
+            f"another network came out than the one recorded on {job.recorded.cpu}, from which recorded units start; "
+            "run on such a machine, or all units anew with --force"
+        )
+    setup.store.write(record)
     _keep_only(folder, {target.artefact, _NOTE})
     return Ended("done", f"done in {duration(clock.seconds)}")
 

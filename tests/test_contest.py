@@ -36,7 +36,7 @@ class TestUnits:
         confirmatory = [(unit.seed, unit.name) for unit in units if unit.name in names]
         assert confirmatory == [(seed, name) for seed in range(9) for name in names]
         assert {unit.name for unit in units[9 * 7 :]} == {arm.name for arm in EXPLORATORY}
-        assert {unit.seed for unit in units[9 * 7 :]} == set(range(8))
+        assert {unit.seed for unit in units[9 * 7 :]} == set(range(4))
 
     def test_arms_are_those_that_are_preregistered(self) -> None:
         assert PLAN["study"] == "confirmatory"
@@ -200,7 +200,7 @@ def test_exploratory_arms_are_shown_without_a_verdict(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in line.split("|")]
     assert cells[2] == "exploratory"
     assert not {"holds", "fails", "inconclusive"} & set(cells)
-    spread = re.search(r"under 5 sets of its constants, over the 8 seeds that all have: from (\S+) to (\S+)\.\n", page)
+    spread = re.search(r"under 5 sets of its constants, over the 4 seeds that all have: from (\S+) to (\S+)\.\n", page)
     assert spread
     assert [float(gain) for gain in spread.groups()] == pytest.approx([-2.0, 1.0], abs=0.2)
     assert "lambda_end 0.02" in page

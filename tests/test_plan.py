@@ -12,7 +12,8 @@ from repro.evidence.power import seeds_needed
 from repro.evidence.records import Store
 from repro.figure4 import TARGET
 from repro.places import Places
-from tests.figure4.made_up import evidence
+from repro.targets import planned
+from tests.figure4.made_up import evidence, record
 
 
 @pytest.fixture
@@ -29,8 +30,8 @@ def test_nothing_recorded_is_one_line_with_a_remedy(places: Places, capsys: pyte
 
 def test_seeds_and_hours_from_records(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
     found = evidence("cpu", seeds=4)
-    for record in found.records:
-        places.local.write(record)
+    for one in found.records:
+        places.local.write(one)
     assert main(["plan", "figure4", "--effect", ".6", "--json"], places) == 0
     planned = {one["name"]: one for one in json.loads(capsys.readouterr().out)}
     small = planned["small depthwise network, 3 bits"]
@@ -43,9 +44,21 @@ def test_seeds_and_hours_from_records(places: Places, capsys: pytest.CaptureFixt
     assert "core hours" in capsys.readouterr().out
 
 
+def test_a_pilot_with_other_settings_and_seeds(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
+    pilot = ["--seeds", "30", "--set", "small_lr=0.02"]
+    assert main(["plan", "figure4", "--effect", ".6", *pilot], places) == 3
+    for unit in planned(TARGET, "cpu", 30, {"small_lr": "0.02"}):
+        if unit.seed in (25, 29) and unit.name in ("small_3bit_ste_ste", "small_3bit_ewgs_ste"):
+            places.local.write(record(unit))
+    assert main(["plan", "figure4", "--effect", ".6", *pilot, "--json"], places) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["source"], found["recorded"]) == ("this machine", 2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        (["figure4", "--effect", ".6", "--set", "smal_lr=1"], "did you mean small_lr"),
         (["table1", "--effect", ".6"], "table1 has no comparison to plan; there is contest, figure4"),
         (["figure4", "--effect", "0"], "--effect"),
         (["figure4", "--effect", "nan"], "effect=nan: give a number of points"),
@@ -60,7 +73,7 @@ def test_bad_requests(places: Places, arguments: list[str], words: str, capsys: 
 
 
 def test_an_effect_out_of_reach_is_one_line(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
-    for record in evidence("cpu", seeds=2).records:
-        Store(places.committed(TARGET).folder).write(record)
+    for one in evidence("cpu", seeds=2).records:
+        Store(places.committed(TARGET).folder).write(one)
     assert main(["plan", "figure4", "--effect", "1e-9"], places) == 2
     assert "more than" in capsys.readouterr().err

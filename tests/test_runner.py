@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from repro import runner, targets
-from repro.evidence.records import Store
+from repro.evidence.records import Store, pack
 from repro.runner import Report, Setup, plan, run_units
 from repro.targets import Target, Unit
 
@@ -111,6 +111,25 @@ def test_a_recorded_unit_is_run_again_when_its_artefact_is_needed_and_not_here(
     report = run_units(target, units(target), here)
     assert names(report.units("done")) == ["base.0", "twice.0"]
     assert names(report.skipped) == ["loose.0", "thrice.0"]
+
+
+def test_a_start_that_comes_out_otherwise_than_recorded_is_refused(
+    target: Target, setup: Setup, tmp_path: Path
+) -> None:
+    """Arms of one seed are compared because they share their start."""
+    run_units(target, units(target), setup, limit=1)
+    (start,) = setup.store.read()[0]
+    here = replace(setup, out=tmp_path / "other")
+    here.store.write(replace(start, correct={"total": pack([False, False, True])}))
+    for _ in range(2):  # what came out is not taken for the start the next time
+        report = run_units(target, units(target), here)
+        assert names(report.left) == ["thrice.0", "twice.0"]
+        ((_, end),) = [one for one in report.ended if one[1].how == "failed"]
+        assert end.code == 3
+        assert "another network came out than the one recorded on abacus" in end.line
+    assert names(run_units(target, units(target), replace(here, force=True)).units("done")) == [
+        "base.0", "loose.0", "thrice.0", "twice.0"
+    ]  # fmt: skip
 
 
 def test_limit_counts_units_and_shards_split_seeds(target: Target, setup: Setup) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,10 @@ def quantized(
 ) -> nn.Module:
     """Turn a float network, in place, into a quantized one with the clip levels and batch norms of a recipe."""
 
-    def activation() -> nn.Module:
+    def activation(signed: bool = False) -> nn.Module:
+        alpha = settings["alpha_start"]
         return (
-            SwitchablePACT(BITS, settings["alpha_start"])
-            if recipe.clip == "per_bit"
-            else PACT(alpha=settings["alpha_start"])
+            SwitchablePACT(BITS, alpha, signed=signed) if recipe.clip == "per_bit" else PACT(None, alpha, signed=signed)
         )
 
     def norm(float_norm: nn.BatchNorm2d) -> nn.Module:
@@ -111,7 +111,7 @@ def quantized(
         return DoReFaWeight(realign_in_graph=settings["realign_in_graph"])
 
     keep: Any = network.full_precision
-    return quantize(network, LayerRule(weight or nested, activation, keep, norm))
+    return quantize(network, LayerRule(weight or nested, activation, keep, norm, partial(activation, signed=True)))
 
 
 def _started(recipe: Recipe, artefact: Path, data: _Data, weight: Callable[[], nn.Module] | None) -> nn.Module:
@@ -131,7 +131,7 @@ def _started(recipe: Recipe, artefact: Path, data: _Data, weight: Callable[[], n
 
 @torch.inference_mode()
 def set_alpha_at_percentile(network: nn.Module, batches: AnyBatches, percentile: float, images: int) -> None:
-    """Set each clip level to a percentile of its float activation, the mean over batches of the first training images.
+    """Set each clip level to a percentile of its float activation's magnitude, the mean over batches of first images.
 
     The percentile of N values is the ceil(N percentile / 100)-th smallest, zeros included.
     """
@@ -140,7 +140,7 @@ def set_alpha_at_percentile(network: nn.Module, batches: AnyBatches, percentile:
     def observe(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
         assert isinstance(module, PACT)
         rank = math.ceil(output.numel() * percentile / 100)
-        levels[module].append(output.flatten().kthvalue(rank).values)
+        levels[module].append(output.abs().flatten().kthvalue(rank).values)
 
     handles = [module.register_forward_hook(observe) for module in levels]
     network.eval()

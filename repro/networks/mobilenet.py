@@ -4,11 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models import mobilenetv2
+
+from repro.networks.quantize import Signed
 
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 """Expansion, channels, blocks and stride of each stage; the second's stride is 2 on ImageNet."""
+
+
+class InvertedResidual(mobilenetv2.InvertedResidual):
+    """torchvision's block, whose input, where it has both signs, can be quantized once for both paths."""
+
+    def __init__(self, inp: int, oup: int, stride: int, expand_ratio: int, **norm: object) -> None:
+        super().__init__(inp, oup, stride, expand_ratio, **norm)
+        self.input = Signed() if expand_ratio != 1 else None  # the first block reads the stem's activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x if self.input is None else self.input(x))
 
 
 class MobileNetV2(mobilenetv2.MobileNetV2):
@@ -29,12 +42,13 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
     (torch.Size([2, 10]), 17)
     """
 
-    full_precision = frozenset({"features.0.0", "features.18.2", "classifier.1"})
+    full_precision = frozenset({"features.0.0", "features.18.3", "classifier.1"})
     """Stem and classifier are never quantized, nor is the activation before the pool."""
 
     def __init__(self, width_multiplier: float = 1.0, stem_stride: int = 1, classes: int = 10) -> None:
         settings = [list(stage) for stage in STAGES]
-        super().__init__(classes, width_multiplier, settings, dropout=0.0)
+        super().__init__(classes, width_multiplier, settings, dropout=0.0, block=InvertedResidual)
+        self.features[18].insert(0, Signed())
         self.features[0][0].stride = (stem_stride, stem_stride)
         for name, module in list(self.named_modules()):
             if isinstance(module, nn.ReLU6):
@@ -48,12 +62,11 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
     def layers(self) -> list[list[nn.Module]]:
         """Modules that share a bit-width when each layer has its own, in order: input quantizer, convolution, norm.
 
-        The stem's batch norm belongs to the first layer, whose input it makes. A block's output, which has a sign, is
-        not quantized: layers that read it have no input quantizer.
+        The stem's batch norm belongs to the first layer, whose input it makes.
 
         >>> layers = MobileNetV2().layers()
         >>> len(layers), [len(layer) for layer in layers[:4]]
-        (51, [4, 3, 2, 3])
+        (51, [4, 3, 3, 3])
         """
         found: list[list[nn.Module]] = []
         incoming: list[nn.Module] = list(self.features[0].children())[1:]
@@ -73,7 +86,11 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
 def _leaves(module: nn.Module) -> Iterator[nn.Module]:
     """Convolutions, norms and activations, in the order of the forward pass."""
     for child in module.children():
-        if isinstance(child, nn.Sequential | mobilenetv2.InvertedResidual):
+        if isinstance(child, InvertedResidual):
+            if child.input is not None:
+                yield child.input
+            yield from _leaves(child.conv)
+        elif isinstance(child, nn.Sequential):
             yield from _leaves(child)
         else:
             yield child

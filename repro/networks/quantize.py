@@ -25,19 +25,24 @@ class QuantizedConv2d(nn.Conv2d):
         return self._conv_forward(x, self.quantizer(self.weight), self.bias)
 
 
+class Signed(nn.Identity):
+    """The place of a quantizer for an activation of both signs."""
+
+
 @dataclass(frozen=True)
 class LayerRule:
     """Which layers become quantized, and by what.
 
-    Every convolution gets its own `weight()` and every ReLU is replaced by its own `activation()`, but for the modules
-    whose dotted name is in `keep`, which stay in full precision. Every batch norm becomes `norm(batch norm)`; the
-    default leaves it as it is.
+    Every convolution gets its own `weight()`, every ReLU is replaced by its own `activation()`, and every `Signed` by
+    its own `signed()`, but for the modules whose dotted name is in `keep`, which stay in full precision. Every batch
+    norm becomes `norm(batch norm)`. The defaults of the last two change nothing.
     """
 
     weight: Callable[[], nn.Module]
     activation: Callable[[], nn.Module]
     keep: frozenset[str] = frozenset()
     norm: Callable[[nn.BatchNorm2d], nn.Module] = lambda norm: norm
+    signed: Callable[[], nn.Module] = Signed
 
 
 def quantize(network: nn.Module, rule: LayerRule) -> nn.Module:
@@ -61,6 +66,8 @@ def quantize(network: nn.Module, rule: LayerRule) -> nn.Module:
             network.set_submodule(name, QuantizedConv2d(module, rule.weight()))
         elif isinstance(module, nn.ReLU):
             network.set_submodule(name, rule.activation())
+        elif isinstance(module, Signed):
+            network.set_submodule(name, rule.signed())
         elif isinstance(module, nn.BatchNorm2d):
             network.set_submodule(name, rule.norm(module))
     return network

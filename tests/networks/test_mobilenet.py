@@ -29,7 +29,7 @@ def test_published_network_has_the_published_size() -> None:
     """3.5 million parameters with ImageNet's classifier, as torchvision's; the map before the pool is 4 x 4 here."""
     assert sum(p.numel() for p in MobileNetV2(classes=1000).parameters()) == 3_504_872
     network = MobileNetV2()
-    assert len(network.blocks) == 17
+    assert len(network.swappable()) == 17
     with torch.inference_mode():
         assert network.eval().features(IMAGES).shape == (4, 1280, 4, 4)
 
@@ -39,8 +39,9 @@ def test_every_conv_but_the_stem_and_every_activation_but_the_last_is_quantized(
     convs = [name for name, m in network.named_modules() if type(m) is nn.Conv2d]
     assert convs == ["features.0.0"]
     assert sum(isinstance(m, QuantizedConv2d) for m in network.modules()) == 51
-    assert [name for name, m in network.named_modules() if isinstance(m, nn.ReLU)] == ["features.18.2"]
-    assert sum(isinstance(m, PACT) for m in network.modules()) == 34
+    assert [name for name, m in network.named_modules() if isinstance(m, nn.ReLU)] == ["features.18.3"]
+    assert [m.signed for m in network.modules() if isinstance(m, PACT)].count(True) == 17
+    assert sum(isinstance(m, PACT) for m in network.modules()) == 51
     assert type(network.classifier[1]) is nn.Linear
 
 
@@ -72,9 +73,10 @@ def test_layers_hold_every_quantized_module_once_in_the_order_of_the_forward_pas
 def test_bits_by_layer_tell_a_norm_what_came_before() -> None:
     network = network_of("bit_mixer")
     set_bits_by_layer(network, [8, 6, 4, 2] * 12 + [8, 6, 4])
-    expand = network.blocks[1].conv
+    block = network.features[2]
+    expand = block.conv
     assert [expand[0][0].quantizer.bits, expand[1][0].quantizer.bits, expand[2].quantizer.bits] == [4, 2, 8]
-    assert (expand[0][2].bits, expand[1][2].bits) == (2, 8)  # an activation belongs to the layer that reads it
+    assert (block.input.bits, expand[0][2].bits, expand[1][2].bits) == (4, 2, 8)  # with the layer that reads them
     assert [(norm.previous, norm.bits) for norm in (expand[0][1], expand[1][1], expand[3])] == [(6, 4), (4, 2), (2, 8)]
 
 
