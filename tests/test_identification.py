@@ -39,13 +39,13 @@ def record(unit: Unit, values: dict[str, float]) -> Record:
 
 
 def values_of(unit: Unit, error: float) -> dict[str, float]:
-    """The print's own accuracies at half their size, which fit, and an error in points of the ratio."""
+    """Half of what the print has above chance, which fits, and an error in points of what is left."""
     name, *_, method = unit.name.split("-")
     printed = table(name)
+    top = (float(printed.cell("individual", 8)) - 10) / 2
     if method == "individual_8":
-        return {"8": float(printed.cell("individual", 8)) / 2}
-    shift = error * float(printed.cell("individual", 8)) / 200
-    return {str(bits): float(printed.cell(method, bits)) / 2 + shift for bits in BITS}
+        return {"8": 10 + top}
+    return {str(bits): 10 + (float(printed.cell(method, bits)) - 10) / 2 + error * top / 100 for bits in BITS}
 
 
 def test_misfit_compares_what_is_left_of_the_8_bit_network(tmp_path) -> None:
@@ -59,6 +59,9 @@ def test_misfit_compares_what_is_left_of_the_8_bit_network(tmp_path) -> None:
     assert misfit(evidence, "cpu", "nested", "maximum", ("table1",)) == {}
     page = TARGET.summary(evidence, gather(TARGET, Store(tmp_path / "none")))
     assert "| AdaBits " in page
+    lines = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| AdaBits ")]
+    assert [line[4] for line in lines] == ["", "+0.0 (0.0 to 0.0), a tie", "+0.0 (0.0 to 0.0), a tie"]
+    assert {line[7] for line in lines} == {"30.0 ± 0.0"}
     assert "| nested codes, means" not in page
     (row,) = [row for row in TARGET.rows(evidence) if row.claim == "nested_fits_best"]
     assert (row.state, row.verdict) == ("missing", "")
