@@ -204,3 +204,4 @@ def test_exploratory_arms_are_shown_without_a_verdict(tmp_path: Path) -> None:
     assert spread
     assert [float(gain) for gain in spread.groups()] == pytest.approx([-2.0, 1.0], abs=0.2)
     assert "lambda_end 0.02" in page
+    assert re.search(r"Less AdaBits at 2 bits, by seed, exploratory: .*; CoQuant \+[.\d]+ \(\S+ to \S+\); ", page)
