@@ -170,7 +170,14 @@ def test_without_a_record_an_installed_method_changes_no_render(install: Callabl
         ),
         ("Method('mine', '', Recipe('joint'))", "a recipe from joint keeps its network: give clip='start'"),
         ("Method('mine', '', Recipe(FLOAT, clip='start'))", "a recipe from fp32 has no clip levels to start with"),
-        ("Method('mine', '', Recipe(FLOAT, batch_norm='calibrated'))", "cannot be trained: trained=False"),
+        ("Method('mine', '', Recipe(FLOAT, batch_norm='calibrated'))", "cannot be trained: give trained=False"),
+        ("Method('mine', '', Recipe(FLOAT, trained=False))", "give clip='percentile'"),
+        ("Method('mine', '', Recipe(FLOAT, per_bit=True, teacher='highest'))", "trains each bit-width alone"),
+        ("Method('mine', '', Recipe(FLOAT, random_bits=True, trained=False, clip='percentile'))", "has to be trained"),
+        (
+            "Method('mine', '', Recipe(FLOAT, teacher='highest', hard_target=False, soft_target=False))",
+            "learns nothing",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_is_one_line_that_names_its_package(install: Callable, row: str, message: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from repro.adaptive.teachers import entropy, select, teacher, weight_distances
+from repro.adaptive.teachers import choose, entropy, select, weight_distances
 from repro.networks.quantize import LayerRule, quantize, set_bits
 from repro.quantizers import PACT, DoReFaWeight
 
@@ -49,13 +49,13 @@ def test_early_the_most_confident_teaches_and_late_the_nearest() -> None:
 
 @pytest.mark.parametrize(("rule", "expected"), [("highest", 8), ("next_higher", 6), ("nearest", 6), ("selected", 8)])
 def test_rules(rule: str, expected: int) -> None:
-    assert teacher(rule, 4, LOGITS, DISTANCES, 0.0, np.random.default_rng(0)) == expected
+    assert choose(rule, 4, LOGITS, DISTANCES, 0.0, np.random.default_rng(0)) == expected
 
 
 def test_random_teachers_are_uniform_and_keyed() -> None:
-    draws = [teacher("random", 4, LOGITS, {}, 0.0, np.random.default_rng(i)) for i in range(400)]
+    draws = [choose("random", 4, LOGITS, {}, 0.0, np.random.default_rng(i)) for i in range(400)]
     assert 160 < draws.count(8) < 240
-    assert draws == [teacher("random", 4, LOGITS, {}, 0.0, np.random.default_rng(i)) for i in range(400)]
+    assert draws == [choose("random", 4, LOGITS, {}, 0.0, np.random.default_rng(i)) for i in range(400)]
 
 
 def test_measuring_distances_changes_no_parameter() -> None:
