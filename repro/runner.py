@@ -167,20 +167,6 @@ class Report:
         return ", ".join(f"{n} {how}" for how, n in counts.items() if n) or "nothing to run"
 
 
-def run_units(
-    target: Target,
-    units: Sequence[Unit],
-    setup: Setup,
-    *,
-    stores: Sequence[Store] = (),
-    limit: int | None = None,
-    shard: tuple[int, int] = (1, 1),
-    reporter: Reporter | None = None,
-) -> Report:
-    """Run what is recorded neither in this machine's store nor in `stores`; see `plan` and `execute`."""
-    return execute(plan(target, units, setup, stores, shard), setup, limit=limit, reporter=reporter)
-
-
 def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: Reporter | None = None) -> Report:
     """Run the jobs of a plan, at most `limit` of them, on `setup.workers` processes.
 

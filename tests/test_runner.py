@@ -8,8 +8,9 @@ import pytest
 
 from repro import runner, targets
 from repro.evidence.records import Store, pack
-from repro.runner import Report, Setup, plan, run_units
+from repro.runner import Report, Setup, plan
 from repro.targets import Target, Unit
+from tests.running import run_units
 
 pytestmark = pytest.mark.usefixtures("fakes")
 PROVENANCE = {"commit": "c0ffee", "dirty": False, "command": "test", "versions": {}, "cpu": "abacus", "gpu": None}

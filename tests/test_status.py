@@ -13,8 +13,9 @@ from repro.accept import accept
 from repro.cli import main
 from repro.errors import ReproError
 from repro.places import Places
-from repro.runner import Setup, run_units
+from repro.runner import Setup
 from repro.targets import Target, planned
+from tests.running import run_units
 
 pytestmark = pytest.mark.usefixtures("fakes")
 CLEAN = {"commit": "c0ffee", "dirty": False, "command": "test", "versions": {}, "cpu": "abacus", "gpu": None}
