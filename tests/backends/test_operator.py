@@ -194,12 +194,19 @@ class TestAutocast:
             assert_equal(one, other)
 
 
+LAID_OUT = {
+    "transposed": torch.linspace(-1, 1, 24).reshape(2, 3, 4).transpose(0, 1),
+    "with gaps": torch.linspace(-1, 1, 72).reshape(3, 6, 2, 2).to(memory_format=torch.channels_last)[:, :3],
+}
+
+
 @pytest.mark.parametrize("backend", ["eager", "fused"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(("axis", "noise"), [(None, False), (0, True)])
-def test_opcheck(backend: str, dtype: torch.dtype, axis: int | None, noise: bool) -> None:
+@pytest.mark.parametrize("layout", LAID_OUT)
+def test_opcheck(backend: str, dtype: torch.dtype, axis: int | None, noise: bool, layout: str) -> None:
     """Schema, fake implementation (shapes, dtypes, strides) and autograd formula agree with what runs."""
-    x = torch.linspace(-1, 1, 24).reshape(2, 3, 4).transpose(0, 1).to(dtype)
+    x = LAID_OUT[layout].detach().to(dtype)
     step = torch.full((3,), 0.1) if axis == 0 else torch.tensor(0.1)
     upper = torch.tensor(0.7, requires_grad=True)
     scaler = ("gaussian_noise", 0.1, None, "printed") if noise else EWGS
