@@ -190,7 +190,8 @@ def relative(
 ) -> dict[int, dict[tuple[str, int], float]]:
     """What is left of the individual 8-bit network's accuracy, by seed and then by (method, bits).
 
-    DQ (8 bit) at 8 bits is that network, and no cell. Seeds that lack a cell are left out.
+    DQ (8 bit) at 8 bits is that network, and no cell. Seeds that lack a cell, or whose 8-bit network is at chance, are
+    left out.
     """
     units = {method: f"{name}-{scheme}-{method}" for method in TRUNCATED}
     units |= {method: f"{name}-{scheme}-{alpha}-{method}" for method in FROM_FLOAT}
@@ -201,7 +202,7 @@ def relative(
         if (method, bits) != ("dq8", TOP)
     }
     base = evidence.values(scale, f"{name}-{scheme}-{METHODS[INDIVIDUAL].unit(TOP)}", str(TOP))
-    seeds = set(base).intersection(*cells.values())
+    seeds = {seed for seed, top in base.items() if top > CHANCE}.intersection(*cells.values())
     return {seed: {cell: left(values[seed], base[seed]) for cell, values in cells.items()} for seed in sorted(seeds)}
 
 

@@ -114,7 +114,8 @@ def _required(unit: Unit) -> set[tuple[str, int]]:
 
 
 def _recorded(target: str, stores: Sequence[Store]) -> dict[tuple[str, int], Record]:
-    return {(record.key, record.numerics): record for store in stores for record in store.read(target)[0]}
+    """Records by key and numerics; where several stores have one, the first store's."""
+    return {(record.key, record.numerics): record for store in reversed(stores) for record in store.read(target)[0]}
 
 
 def _has_artefact(folder: Path, unit: Unit, target: Target) -> bool:
@@ -366,9 +367,10 @@ def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
     record = _record(unit, outcome, target, setup, started, clock.seconds)
     if job.recorded and not setup.force and record.correct != job.recorded.correct:
         _keep_only(folder, set())
+        where = job.recorded.gpu or job.recorded.cpu
         raise ReproError(
-            f"another network came out than the one recorded on {job.recorded.cpu}, from which recorded units start; "
-            "run on such a machine, or all units anew with --force"
+            f"another network came out than the one recorded on {where}, which recorded units start from; "
+            "run on such a machine (versions: see its record), or all units anew with --force"
         )
     setup.store.write(record)
     _keep_only(folder, {target.artefact, _NOTE})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from repro.evidence.records import Store
 from repro.runner import Report, Setup, execute, plan
 from repro.targets import Target, Unit
 
@@ -14,9 +13,8 @@ def run_units(
     units: Sequence[Unit],
     setup: Setup,
     *,
-    stores: Sequence[Store] = (),
     limit: int | None = None,
     shard: tuple[int, int] = (1, 1),
 ) -> Report:
-    """Run what is recorded neither in this machine's store nor in `stores`."""
-    return execute(plan(target, units, setup, stores, shard), setup, limit=limit)
+    """Run what is not recorded in this machine's store."""
+    return execute(plan(target, units, setup, shard=shard), setup, limit=limit)

@@ -35,7 +35,7 @@ class JointStep:
     Attributes:
         network: a quantized network with `swappable()`.
         widths: bit-widths, the highest first.
-        recipe: soft target and swapping, as the method has them.
+        recipe: teacher, targets and swapping, as the method has them.
         settings: `lambda_end`, `soft_weight`, `matched_loss`, `temperature`, `swap_start`, `swap_by_depth`,
             `swap_trains_teacher`.
         steps: number of steps of the whole training, for the schedules.

@@ -75,8 +75,8 @@ def equivalence_interval(
     Welch's number is capped at n_p - 1. Uncapped it can rise with s faster than the standard error does (n = 20,
     n_p = 2), and noisier seeds would give a shorter interval. Capped, it never rises when s rises or n falls.
 
-    Source: spec of the evidence, claims of the third kind. Raises `ValueError` when only one of `published_sd` and
-    `published_n` is given, or a spread over fewer than two runs.
+    Raises `ValueError` when only one of `published_sd` and `published_n` is given, or a spread over fewer than two
+    runs.
 
     >>> difference, low, high, sd, n = equivalence_interval(t_interval([1.0, 2.0, 3.0]), y=2.0, h=0.05)
     >>> round(high, 4), sd  # .05 + 2.92 * sqrt(1/3 + 1)
@@ -147,8 +147,8 @@ def ratio_of_means(
 
     `numerators` a and `denominators` b have shape `(n seeds, k columns)`; row i of both is of one seed. To first
     order seed i moves theta by `z_i = scale / k * sum_j (a_ij - R_j b_ij) / mean(b_j)`, R_j the ratio of column j:
-    the interval is theta -+ t_{n-1} * sd(z) / sqrt(n), and `sd` is sd(z). Source of the use with scale = 100:
-    Delta_B, spec of adaptive bit-widths. Raises `ValueError` for other shapes or a denominator whose mean is 0.
+    the interval is theta -+ t_{n-1} * sd(z) / sqrt(n), and `sd` is sd(z). With scale = 100 it is
+    Delta_B. Raises `ValueError` for other shapes or a denominator whose mean is 0.
 
     >>> theta, low, high, sd, n = ratio_of_means([[9.0], [11.0]], [[20.0], [20.0]], scale=100)
     >>> theta, round(sd, 4), n  # sd of 100 * a / 20
@@ -235,8 +235,7 @@ def simultaneous(
     and `low` and `high` are `None`, where flips are too few (n <= 5 at .95). An arm that does not vary gets an
     interval of length 0.
 
-    Source: spec of the evidence, families of comparisons. Raises `ValueError` for another shape and for n > 12
-    without `rng`.
+    Raises `ValueError` for another shape and for n > 12 without `rng`.
 
     >>> simultaneous([[1.0], [2.0], [3.0]])
     [Interval(estimate=2.0, low=None, high=None, sd=1.0, n=3)]

@@ -43,8 +43,8 @@ class DoReFaWeight(nn.Module):
         w_q = 2 (l / 255) (mean(h) / mean(l)) - 1
 
     The scale of w is not restored (batch normalisation absorbs it). All-zero weights, or a prefix that is zero
-    everywhere, give zeros. `floor` is the contract's rounding primitive on shifted codes (contract, "Truncated
-    codes"), so that no code is masked. `bits = None` returns w.
+    everywhere, give zeros. `floor` is the contract's rounding primitive on shifted codes, so that no code is masked.
+    `bits = None` returns w.
 
     Args:
         bits: bit-width 1..8, or None for full precision; may be switched at any time.

@@ -47,10 +47,10 @@ def program(deltas: tuple[str, str]) -> delta_b.Feasibility:
 
 
 def test_rows_that_share_denominators_hold_together() -> None:
-    joint = program(("83.3", "33.3"))
-    assert joint.possible
-    assert joint.slack > 0
-    assert 59.95 <= joint.accuracies[8] <= 60.05
+    found = program(("83.3", "33.3"))
+    assert found.possible
+    assert found.slack > 0
+    assert 59.95 <= found.accuracies[8] <= 60.05
 
 
 def test_rows_that_are_derivable_alone_but_not_together() -> None:
@@ -59,9 +59,9 @@ def test_rows_that_are_derivable_alone_but_not_together() -> None:
         low, high = delta_b.derivable(cells(cell), cells("60.0"))
         assert printed.low <= high
         assert low <= printed.high
-    joint = program(("83.5", "33.2"))
-    assert not joint.possible
-    assert joint.slack < -0.001
+    found = program(("83.5", "33.2"))
+    assert not found.possible
+    assert found.slack < -0.001
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -70,8 +70,8 @@ def test_solution_is_found_for_every_table(name: str) -> None:
     from repro.adaptive.claims import Arithmetic
 
     printed = table(name)
-    joint = Arithmetic(printed).together
-    for bits, accuracy in joint.accuracies.items():
+    found = Arithmetic(printed).together
+    for bits, accuracy in found.accuracies.items():
         cell = printed.cell("individual", bits)
         assert float(cell.low) - 1e-9 <= accuracy <= float(cell.high) + 1e-9
 

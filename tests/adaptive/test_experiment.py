@@ -18,6 +18,7 @@ from repro.adaptive.settings import with_defaults
 from repro.adaptive.table import AdaptiveTable
 from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
+from repro.networks.mobilenet import MobileNetV2
 from repro.networks.quantize import set_bits
 from repro.quantizers import PACT
 from repro.targets import Context, Outcome, Unit
@@ -141,6 +142,22 @@ def test_clip_levels_at_a_percentile_of_the_float_activations(tmp_path: Path) ->
     with torch.inference_mode():
         largest = [network.act1(network.bn1(network.conv1(x))).max() for x, _ in batches.plain()]
     torch.testing.assert_close(network.act1.alpha.detach(), torch.stack(largest).mean())
+
+
+def test_a_clip_level_of_both_signs_is_a_percentile_of_magnitudes() -> None:
+    recipe = METHODS["dq32"].recipe
+    network = experiment.quantized(MobileNetV2(0.1, stem_stride=2), recipe, SETTINGS)
+    data = cifar10.load("train", None)
+    batches = Batches(data.images[:32], data.labels[:32], 16)
+    experiment.set_alpha_at_percentile(network, batches, 100.0, 32)
+    set_bits(network, None)
+    read = network.features[2].input
+    largest = []
+    read.register_forward_hook(lambda module, inputs, output: largest.append(inputs[0].abs().max()))
+    with torch.inference_mode():
+        for x, _ in batches.plain():
+            network(x)
+    torch.testing.assert_close(read.alpha.detach(), torch.stack(largest).mean())
 
 
 def test_a_start_that_is_another_network_is_refused(tmp_path: Path) -> None:

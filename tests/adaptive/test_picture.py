@@ -5,16 +5,16 @@ import pytest
 from repro.adaptive import picture
 from repro.evidence.records import Store
 from repro.evidence.render import read_fingerprint
-from repro.places import Places, gather
+from repro.places import gather
 from repro.targets import get
+from tests.adaptive.test_claims import evidence
 
 pytestmark = pytest.mark.usefixtures("coarse")
 
 
-def test_the_committed_records_of_table_1_as_a_picture(tmp_path) -> None:
+def test_records_of_table_1_as_a_picture(tmp_path) -> None:
     target = get("table1")
-    evidence = gather(target, Places().committed(target))
-    png, svg = picture.draw(target.title, target.published, evidence, tmp_path / "table1")
+    png, svg = picture.draw(target.title, target.published, evidence(tmp_path / "records"), tmp_path / "table1")
     assert read_fingerprint(png) == read_fingerprint(svg)
     empty = gather(target, Store(tmp_path / "nothing"))
     other, _ = picture.draw(target.title, target.published, empty, tmp_path / "empty")

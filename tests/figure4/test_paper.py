@@ -47,7 +47,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_the_published_one() -> None:
-    """Recipe, network and widths as the specification of paper A's experiments states them."""
+    """Recipe, network and widths as the authors' released set-up has them."""
     units = planned(TARGET, "paper")
     assert {u.seed for u in units} == set(range(20))
     assert sorted({int(str(u.settings["bits"])) for u in units if "bits" in u.settings}) == [2, 3, 4]
@@ -76,7 +76,7 @@ def _together(number: int, root: Path, folder: Path) -> dict:
     found: dict = {}
     for name in ("small_fp32", NOISE):
         found[name] = run(unit(name, networks="small"), root, folder)
-        distributed.wait()
+        distributed.barrier()
     found["drawn"] = {
         name: Noise(0)(name, Scaler("gaussian_noise"), torch.zeros(8)) for name in ("head.weight", "head.input")
     }

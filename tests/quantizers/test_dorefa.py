@@ -40,18 +40,20 @@ def test_values_do_not_depend_on_the_scale_of_small_weights() -> None:
     assert difference.abs().max() <= 2 / 255 + 1e-6
 
 
+@pytest.mark.parametrize("in_graph", [False, True])
 @pytest.mark.parametrize("bits", [8, 2])
-def test_all_zero_weights_give_zeros_and_finite_gradients(bits: int) -> None:
+def test_all_zero_weights_give_zeros_and_finite_gradients(bits: int, in_graph: bool) -> None:
     weight = torch.zeros(4, 4, requires_grad=True)
-    quantized = DoReFaWeight(bits)(weight)
+    quantized = DoReFaWeight(bits, in_graph)(weight)
     quantized.sum().backward()
     assert torch.equal(quantized, torch.zeros(4, 4))
     assert torch.isfinite(weight.grad).all()
 
 
-def test_a_prefix_that_is_zero_everywhere_gives_zeros() -> None:
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_a_prefix_that_is_zero_everywhere_gives_zeros(in_graph: bool) -> None:
     weight = torch.full((3,), -1.0, requires_grad=True)  # every stored code is 0
-    quantized = DoReFaWeight(2)(weight)
+    quantized = DoReFaWeight(2, in_graph)(weight)
     quantized.sum().backward()
     assert torch.equal(quantized, torch.zeros(3))
     assert torch.isfinite(weight.grad).all()

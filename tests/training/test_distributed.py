@@ -38,8 +38,8 @@ def _averages(number: int) -> dict:
         "without": network.bias.grad,
         "variance": network.running_var.tolist(),
         "mean": distributed.mean(float(number)),
-        "gathered": distributed.all_gather(np.array([number] * (1 + number))).tolist(),
-        "told": distributed.broadcast(("word", number) if number == 0 else None),
+        "all_gather": distributed.all_gather(np.array([number] * (1 + number))).tolist(),
+        "broadcast": distributed.broadcast(("word", number) if number == 0 else None),
         "leads": distributed.leads(),
     }
 
@@ -49,8 +49,8 @@ def test_two_processes_hold_the_mean(tmp_path: Path) -> None:
     assert [answer.pop("leads") for answer in answers] == [True, False]
     assert answers[0] == answers[1]
     assert answers[0] == {
-        "gradient": [1.5, 3.0], "without": None, "variance": [0.5, 0.5], "mean": 0.5, "gathered": [0, 1, 1],
-        "told": ("word", 0),
+        "gradient": [1.5, 3.0], "without": None, "variance": [0.5, 0.5], "mean": 0.5, "all_gather": [0, 1, 1],
+        "broadcast": ("word", 0),
     }  # fmt: skip
 
 
