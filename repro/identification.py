@@ -58,7 +58,6 @@ ALPHAS: Mapping[str, float | None] = {"percentile": 99.9, "maximum": 100.0, "sta
 TOP = 8
 TRUNCATED = ("dq8", "dq8_bn_calib")
 FROM_FLOAT = ("dq32", "dq32_bn_calib")
-MISFIT = "misfit"
 CHANCE = 100 / CIFAR10.classes
 NEAR = 5.0
 """Points within which a cell counts as met."""

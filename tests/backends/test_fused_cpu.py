@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import backends
 from backends import BackendUnavailableError, Scaler, contract, eager, fused, reference
 from backends.contract import NOISE_CONTROLS, SCALERS
 from backends.fused import cpu, curves, loops, threads
@@ -515,15 +514,6 @@ def test_curves_at_zero_and_below_the_sample_are_exact_enough() -> None:
     e = torch.tensor([0.0, -0.0, 2.0**-149, -(2.0**-149), 2.0**-100])
     for name in CURVES:
         assert torch.equal(fused.multiplier(Scaler(name, delta=0.5), torch.ones(5), e), torch.ones(5))
-
-
-def test_it_is_what_get_returns() -> None:
-    assert backends.get("fused") is fused
-    assert {module.__name__ for module in (cpu, loops, threads)} == {
-        "backends.fused.cpu",
-        "backends.fused.loops",
-        "backends.fused.threads",
-    }
 
 
 if __name__ == "__main__":
