@@ -35,7 +35,7 @@ from repro.errors import UsageError
 from repro.evidence.claims import Contrast, Row, judge_contrast
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
-from repro.evidence.intervals import Interval, mean_sd, paired_difference, pairing, simultaneous
+from repro.evidence.intervals import Interval, paired_difference, pairing, simultaneous
 from repro.evidence.power import Design
 from repro.evidence.render import markdown_table, mean_text, number, settings_text, write_csv
 from repro.targets import Context, Outcome, Scalar, Unit
@@ -273,9 +273,7 @@ def _over_adabits(evidence: Evidence, scale: str) -> str:
     for name in (evidence.preregistered["control"], COQUANT.name, "coquant_half", "swapped"):
         own = evidence.values(scale, name, column)
         if own.keys() & plain.keys():
-            d = paired_difference(own, plain)
-            span = f" ({d.low:+.2f} to {d.high:+.2f})" if d.low is not None and d.high is not None else ""
-            found.append(f"{ARMS[name].label} {d.estimate:+.2f}{span}")
+            found.append(f"{ARMS[name].label} {paired_difference(own, plain).text()}")
     return f"Less AdaBits at {column} bits, by seed, exploratory: {'; '.join(found)}.\n\n" if found else ""
 
 
@@ -293,9 +291,9 @@ def _line(
     return (
         arm.label,
         study,
-        *(mean_text(*mean_sd(values), 2) if values else "–" for values in cells),
+        *(mean_text(values, 2) for values in cells),
         f"{found.estimate:+.2f}" if found else "",
-        f"{found.low:+.2f} to {found.high:+.2f}" if found and found.low is not None and found.high is not None else "",
+        found.span() if found else "",
         str(found.n) if found else "",
         *verdicts,
         number(paired.correlation, 2) if paired else "",

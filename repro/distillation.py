@@ -28,10 +28,9 @@ from repro.adaptive.settings import ARTEFACT, START, TRAINED, Setting, check, wi
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
-from repro.evidence.intervals import mean_sd
 from repro.evidence.patterns import pattern_rows, pattern_table
 from repro.evidence.records import unpack
-from repro.evidence.render import markdown_table, settings_text, write_csv
+from repro.evidence.render import markdown_table, mean_text, settings_text, write_csv
 from repro.targets import Context, Outcome, Scalar, Unit
 
 NUMERICS = 1
@@ -170,8 +169,7 @@ def _runs(name: str, evidence: Evidence, scale: str) -> str:
 def _cells(values: Mapping[int, float], seeds: Sequence[int], sign: str) -> list[str]:
     """Values by seed, then their mean and standard deviation."""
     cells = [f"{values[seed]:{sign}.2f}" if seed in values else "–" for seed in seeds]
-    mean, sd = mean_sd(list(values.values())) if values else (None, None)
-    return [*cells, "–" if mean is None else f"{mean:{sign}.2f}" + (f" ± {sd:.2f}" if sd is not None else "")]
+    return [*cells, mean_text(values.values(), 2, sign)]
 
 
 def _discordant(evidence: Evidence, scale: str, seed: int) -> tuple[int, int]:

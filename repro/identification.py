@@ -248,15 +248,15 @@ def _ranking(name: str, evidence: Evidence, scale: str) -> str:
     lines = []
     for scheme, alpha in order:
         each = differences(evidence, scale, scheme, alpha, tables).values()
-        near = {seed: sum(abs(d) <= NEAR for d in cells) for seed, cells in enumerate(each)}
+        near = [sum(abs(d) <= NEAR for d in cells) for cells in each]
         lines.append(
             (
                 SCHEMES[scheme],
                 ALPHA_WORDS[alpha],
-                _mean(found[scheme, alpha]),
+                mean_text(found[scheme, alpha].values()),
                 "" if (scheme, alpha) == order[0] else _behind(found[scheme, alpha], found[order[0]]),
-                *(_mean(misfit(evidence, scale, scheme, alpha, (name,))) for name in tables),
-                _mean(near),
+                *(mean_text(misfit(evidence, scale, scheme, alpha, (name,)).values()) for name in tables),
+                mean_text(near),
             )
         )
     parts = [f"## Ranking: {name}\n", markdown_table(header, lines, "ll" + "r" * 5)]
@@ -277,9 +277,7 @@ def _behind(candidate: Mapping[int, float], best: Mapping[int, float]) -> str:
     if not candidate.keys() & best.keys():
         return "–"
     found = paired_difference(candidate, best)
-    if found.low is None or found.high is None:
-        return f"{found.estimate:+.1f}"
-    return f"{found.estimate:+.1f} ({found.low:.1f} to {found.high:.1f})" + ", a tie" * (found.low <= 0 <= found.high)
+    return found.text("+.1f") + ", a tie" * (not found.excludes_zero)
 
 
 def _cells(evidence: Evidence, scale: str, scheme: str, alpha: str) -> str:
@@ -290,18 +288,12 @@ def _cells(evidence: Evidence, scale: str, scheme: str, alpha: str) -> str:
         for method in (*FROM_FLOAT, *TRUNCATED):
             print_, ours = [], []
             for bits in BITS:
-                own = {seed: cells[method, bits] for seed, cells in by_seed.items() if (method, bits) in cells}
+                own = [cells[method, bits] for cells in by_seed.values() if (method, bits) in cells]
                 print_.append(f"{_printed(table(name), method, bits):.1f}")
-                ours.append(_mean(own))
+                ours.append(mean_text(own))
             lines.append((name, METHODS[method].label, "published", *print_))
             lines.append(("", "", "ours", *ours))
     return markdown_table(header, lines, "lll" + "r" * len(BITS))
-
-
-def _mean(values: Mapping[int, float]) -> str:
-    if not values:
-        return "–"
-    return mean_text(*mean_sd(list(values.values())))
 
 
 ALPHA_WORDS = {"percentile": "99.9th percentile", "maximum": "maximum", "start": "PACT's start"}

@@ -60,7 +60,7 @@ def test_misfit_compares_what_is_left_of_the_8_bit_network(tmp_path) -> None:
     page = TARGET.summary(evidence, gather(TARGET, Store(tmp_path / "none")))
     assert "| AdaBits " in page
     lines = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| AdaBits ")]
-    assert [line[4] for line in lines] == ["", "+0.0 (0.0 to 0.0), a tie", "+0.0 (0.0 to 0.0), a tie"]
+    assert [line[4] for line in lines] == ["", "+0.0 (+0.0 to +0.0), a tie", "+0.0 (+0.0 to +0.0), a tie"]
     assert {line[7] for line in lines} == {"30.0 ± 0.0"}
     assert "| nested codes, means" not in page
     (row,) = [row for row in TARGET.rows(evidence) if row.claim == "nested_fits_best"]

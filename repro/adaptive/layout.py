@@ -8,7 +8,7 @@ from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
 from repro.adaptive.methods import INDIVIDUAL, METHODS, Method, methods
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
-from repro.evidence.intervals import Interval, mean_sd, rank_correlation
+from repro.evidence.intervals import Interval, rank_correlation
 from repro.evidence.patterns import pattern_table
 from repro.evidence.render import markdown_table, mean_text, settings_text
 from repro.published import Printed, PublishedTable, read
@@ -96,7 +96,7 @@ def _cells(printed: PublishedTable, runs: Measured, method: Method) -> list[str]
     """Accuracy at each bit-width and Delta_B, as far as they are recorded."""
     seeds = [list(runs.accuracy(method, bits).values()) for bits in printed.bits]
     delta = runs.delta_b(method)
-    cells = [mean_text(*mean_sd(values)) if values else "–" for values in seeds]
+    cells = [mean_text(values) for values in seeds]
     return [*cells, _interval(delta) if delta else "–"]
 
 

@@ -23,6 +23,27 @@ class Interval(NamedTuple):
     sd: float | None
     n: int
 
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether there is an interval, and 0 lies outside."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+
+    def span(self, form: str = "+.2f") -> str:
+        """The interval as text, empty where there is none.
+
+        >>> Interval(0.4, 0.1, 0.7, 1.0, 9).span(), Interval(0.4, None, None, None, 1).span()
+        ('+0.10 to +0.70', '')
+        """
+        return "" if self.low is None or self.high is None else f"{self.low:{form}} to {self.high:{form}}"
+
+    def text(self, form: str = "+.2f") -> str:
+        """The estimate, and the interval in brackets where there is one.
+
+        >>> Interval(0.4, 0.1, 0.7, 1.0, 9).text(".1f")
+        '0.4 (0.1 to 0.7)'
+        """
+        return f"{self.estimate:{form}}" + (f" ({span})" if (span := self.span(form)) else "")
+
 
 def t_quantile(p: float, df: float) -> float:
     """The p-quantile of Student's t distribution with `df` degrees of freedom (need not be whole).

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from repro.evidence.canonical import digest
 from repro.evidence.claims import Row
 from repro.evidence.files import write_bytes, write_text
+from repro.evidence.intervals import mean_sd
 from repro.evidence.records import Record
 from repro.published import path as published_path
 
@@ -47,13 +48,16 @@ def number(x: float | None, digits: int = 6) -> str:
     return f"{x + 0.0:.{digits}g}" if isinstance(x, float) else str(x)
 
 
-def mean_text(mean: float, sd: float | None, decimals: int = 1) -> str:
-    """A mean with its standard deviation, where there is one.
+def mean_text(values: Collection[float], decimals: int = 1, sign: str = "", empty: str = "–") -> str:
+    """The mean of values, with their standard deviation where there are several.
 
-    >>> mean_text(86.54, 0.22), mean_text(86.54, None, 2)
-    ('86.5 ± 0.2', '86.54')
+    >>> mean_text([86.0, 87.0]), mean_text([86.54], 2, sign="+"), mean_text([])
+    ('86.5 ± 0.7', '+86.54', '–')
     """
-    return f"{mean:.{decimals}f}" if sd is None else f"{mean:.{decimals}f} ± {sd:.{decimals}f}"
+    if not values:
+        return empty
+    mean, sd = mean_sd(list(values))
+    return f"{mean:{sign}.{decimals}f}" + ("" if sd is None else f" ± {sd:.{decimals}f}")
 
 
 def settings_text(records: Iterable[Record]) -> str:

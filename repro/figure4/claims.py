@@ -231,8 +231,7 @@ def _direction_row(
     column = _width(bits) if ours is None else f"{ours.network.name} {_width(bits)}"
     state, reason = OK if ours is None else ours.state(cells)
     scale = PRINT if ours is None else ours.scale
-    claimed = published.low is not None and published.high is not None and not published.low <= 0 <= published.high
-    decided = ours is None or (claimed and ours.complete(cells))
+    decided = ours is None or (published.excludes_zero and ours.complete(cells))
     verdict: Verdict = same_side(interval, published.estimate) if interval and decided else ""
     return _row(claim, scale, name, column, interval, verdict, f"{published.estimate:+.3f}", state, reason)
 
@@ -243,9 +242,9 @@ def same_side(interval: Interval, published: float) -> Verdict:
     >>> same_side(Interval(0.4, 0.1, 0.7, 1.0, 9), 0.6), same_side(Interval(-0.4, -0.7, -0.1, 1.0, 9), 0.6)
     ('holds', 'fails')
     """
-    if interval.low is None or interval.high is None or interval.low <= 0 <= interval.high:
+    if not interval.excludes_zero:
         return "inconclusive"
-    return "holds" if (interval.low > 0) == (published > 0) else "fails"
+    return "holds" if (interval.estimate > 0) == (published > 0) else "fails"
 
 
 def _row(

@@ -10,7 +10,7 @@ from repro import figure4
 from repro.evidence.claims import Row, rollup
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
-from repro.evidence.intervals import Interval, mean_sd, paired_difference
+from repro.evidence.intervals import Interval, paired_difference
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import power, seeds_needed
 from repro.evidence.render import (
@@ -162,10 +162,8 @@ def _published() -> str:
 def _difference(interval: Interval | None) -> tuple[str, str, str]:
     if interval is None:
         return "", "", ""
-    if interval.low is None or interval.high is None:
-        return f"{interval.estimate:+.2f}", "", ""
-    separates = "yes" if not interval.low <= 0 <= interval.high else "no"
-    return f"{interval.estimate:+.2f}", _span(interval.low, interval.high), separates
+    span = _span(interval.low, interval.high)
+    return f"{interval.estimate:+.2f}", span, "" if not span else "yes" if interval.excludes_zero else "no"
 
 
 def _span(low: float | None, high: float | None) -> str:
@@ -255,11 +253,7 @@ def _mechanism(ours: Ours) -> str:
 
 
 def _mean(ours: Ours, cell: Cell, outcome: str, digits: int) -> str:
-    values = list(ours.values(cell, outcome).values())
-    if not values:
-        return ""
-    mean, sd = mean_sd(values)
-    return f"{mean:.{digits}f}" + ("" if sd is None else f" ± {sd:.{digits}f}")
+    return mean_text(ours.values(cell, outcome).values(), digits, empty="")
 
 
 def _order(ours: Ours) -> str:
@@ -316,13 +310,7 @@ def _alone(values: Mapping[int, float], control: Mapping[int, float], outcome: s
 
 
 def _with_interval(interval: Interval, outcome: str) -> str:
-    digits = 4 if outcome == "weight_error" else 2
-    span = (
-        ""
-        if interval.low is None or interval.high is None
-        else f" ({interval.low:+.{digits}f} to {interval.high:+.{digits}f})"
-    )
-    return f"{interval.estimate:+.{digits}f}{span}"
+    return interval.text("+.4f" if outcome == "weight_error" else "+.2f")
 
 
 def _start(ours: Ours) -> str:
@@ -331,10 +319,9 @@ def _start(ours: Ours) -> str:
     runs = [record for record in ours.records if record.unit != ours.network.start]
     if not starts or not runs:
         return ""
-    mean, sd = mean_sd([record.values[TOP1] for record in starts])
     seconds, start = (median(record.wall_seconds for record in found) for found in (runs, starts))
     return (
-        f"FP32 starts: {mean_text(mean, sd, 2)} % ({len(starts)}); chance is "
+        f"FP32 starts: {mean_text([record.values[TOP1] for record in starts], 2)} % ({len(starts)}); chance is "
         f"{100 / int(starts[0].settings['classes'] or 1):g} %. A run takes {seconds:.0f} s, a start "
         f"{start:.0f} s (medians; {', '.join(sorted({record.cpu for record in ours.records}))}).\n"
     )

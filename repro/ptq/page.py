@@ -11,7 +11,15 @@ from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.intervals import mean_sd
 from repro.evidence.patterns import BINDING, pattern_rows, pattern_table, patterns
-from repro.evidence.render import csv_text, fingerprint, markdown_table, save_figure, settings_text, write_csv
+from repro.evidence.render import (
+    csv_text,
+    fingerprint,
+    markdown_table,
+    mean_text,
+    save_figure,
+    settings_text,
+    write_csv,
+)
 from repro.ptq import DRAWN, NETWORKS, Cell, cells, float_unit, picture
 from repro.published import Printed, read
 
@@ -197,9 +205,4 @@ def results(name: str, evidence: Evidence, scale: str) -> str:
 
 
 def _values(evidence: Evidence, scale: str, unit: str) -> list[str]:
-    shown = []
-    for column in COLUMNS:
-        values = list(evidence.values(scale, unit, column).values())
-        mean, sd = mean_sd(values) if values else (None, None)
-        shown.append("" if mean is None else f"{mean:.1f}" + (f" ± {sd:.1f}" if sd is not None else ""))
-    return shown
+    return [mean_text(evidence.values(scale, unit, column).values(), empty="") for column in COLUMNS]
