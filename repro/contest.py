@@ -24,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import BITS, FLOAT, METHODS, Method, Recipe
@@ -32,10 +31,11 @@ from repro.adaptive.problems import HELD_OUT_CIFAR10, RESNET18, Problem
 from repro.adaptive.settings import ARTEFACT, SETTINGS, START, Setting, check
 from repro.adaptive.table import own_settings
 from repro.errors import UsageError
-from repro.evidence.claims import Contrast, Row, judge_contrast
+from repro.evidence.claims import Contrast, Row, judge_interval
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.intervals import Interval, paired_difference, pairing, simultaneous
+from repro.evidence.patterns import pattern_row
 from repro.evidence.power import Design
 from repro.evidence.render import markdown_table, mean_text, number, settings_text, write_csv
 from repro.targets import Context, Outcome, Scalar, Unit
@@ -197,32 +197,21 @@ def _rows(evidence: Evidence, scale: str, differences: Mapping[str, Interval | N
         state, reason = evidence.worst(scale, units)
         terms = {(arm, plan["column"]): 1.0, (plan["control"], plan["column"]): -1.0}
         claims = Contrast(GAINS, terms, "above"), Contrast(EQUALS, terms, "within", plan["margin"])
+        complete, column = evidence.complete(scale, units), plan["column"]
         rows += [
-            Row(
-                target=evidence.target,
-                claim=claim.label,
-                kind="pattern",
-                scale=scale,
+            pattern_row(
+                evidence.target,
+                claim.label,
+                judge_interval(claim, found).once(complete),
+                scale,
+                state,
+                reason,
                 row=arm,
-                column=plan["column"],
-                state=state,
-                reason=reason,
-                **_judged(claim, found, evidence.complete(scale, units)),
+                column=column,
             )
             for claim in claims
         ]
     return rows
-
-
-def _judged(claim: Contrast, found: Interval | None, complete: bool) -> dict[str, Any]:
-    """The columns of a `Row` that a difference gives; there is no verdict before all planned seeds are there."""
-    if found is None:
-        return {"margin": claim.margin, "n": 0}
-    d, low, high, sd, n = found
-    verdict = ""
-    if complete:
-        verdict = "inconclusive" if low is None or high is None else judge_contrast(claim, low, high)
-    return {"ours": d, "sd": sd, "n": n, "low": low, "high": high, "margin": claim.margin, "verdict": verdict}
 
 
 def _section(name: str, evidence: Evidence, scale: str) -> str:

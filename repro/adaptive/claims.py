@@ -22,7 +22,7 @@ from repro.evidence.claims import (
 )
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval
-from repro.evidence.patterns import BINDING, patterns
+from repro.evidence.patterns import pattern_row, patterns
 from repro.evidence.records import Record
 from repro.published import Printed, PublishedTable
 
@@ -235,18 +235,9 @@ def _pattern_row(
     state: State = "ok",
     reason: str = "",
 ) -> Row:
-    """`published` is the binding contrast's value in print; the reason names that contrast where the state is ok."""
-    return Row(
-        target=printed.target,
-        claim=pattern.name,
-        kind="pattern",
-        scale=scale,
-        published=f"{on_print.theta:g}",
-        read_from=printed.read_from,
-        state=state,
-        reason=reason or f"{BINDING}{judged.contrast}",
-        **judged.columns(),  # type: ignore[arg-type]
-    )
+    """`published` is the binding contrast's value in print."""
+    value, source = f"{on_print.theta:g}", printed.read_from
+    return pattern_row(printed.target, pattern.name, judged, scale, state, reason, published=value, read_from=source)
 
 
 def rows(printed: PublishedTable, evidence: Evidence, default: str) -> list[Row]:

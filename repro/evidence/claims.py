@@ -292,6 +292,20 @@ def judge_print(pattern: Pattern, cells: Mapping[Place, Printed]) -> Judged:
     return _together(pattern, judge)
 
 
+def judge_interval(contrast: Contrast, found: Interval | None) -> Judged:
+    """A contrast on the interval of ours: `inconclusive` without one, no verdict without an estimate.
+
+    >>> gap = Contrast("gap", {("a", "x"): 1, ("b", "x"): -1}, "above", margin=.5)
+    >>> judge_interval(gap, Interval(0.9, 0.6, 1.2, 0.1, 3)).verdict, judge_interval(gap, None).verdict
+    ('holds', '')
+    """
+    if found is None:
+        return Judged("", margin=contrast.margin, n=0)
+    theta, low, high, sd, n = found
+    verdict = "inconclusive" if low is None or high is None else judge_contrast(contrast, low, high)
+    return Judged(verdict, theta, theta, low, high, contrast.margin, n, sd)
+
+
 def judge_seeds(pattern: Pattern, cells: Mapping[Place, Mapping[int, float]]) -> Judged:
     """The pattern on our runs: theta of each seed that all terms of a contrast share, and the two-sided 95 % t
     interval of its mean. Pairing by seed takes out what the arms of one seed have in common.
@@ -313,14 +327,10 @@ def judge_seeds(pattern: Pattern, cells: Mapping[Place, Mapping[int, float]]) ->
         if not seeds:
             return Judged("", margin=contrast.margin, n=0, contrast=contrast.label), 0.0
         thetas = [math.fsum(c * arm[seed] for c, arm in arms) - contrast.offset for seed in seeds]
-        theta, low, high, sd, n = t_interval(thetas)
-        if low is None or high is None:
-            verdict: Verdict = "inconclusive"
-            slack = _slack(contrast, theta, theta)
-        else:
-            verdict = judge_contrast(contrast, low, high)
-            slack = _slack(contrast, low, high)
-        return Judged(verdict, theta, theta, low, high, contrast.margin, n, sd, contrast.label), slack
+        found = t_interval(thetas)
+        theta, low, high, *_ = found
+        slack = _slack(contrast, theta, theta) if low is None or high is None else _slack(contrast, low, high)
+        return judge_interval(contrast, found)._replace(contrast=contrast.label), slack
 
     return _together(pattern, judge)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from repro.evidence.claims import RUN_SCALES, Contrast, Pattern, Place, Row, judge_seeds
+from repro.evidence.claims import RUN_SCALES, Contrast, Judged, Pattern, Place, Row, State, judge_seeds
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import pairing
 from repro.evidence.render import markdown_table, number
@@ -73,13 +73,21 @@ def _row(pattern: Pattern, evidence: Evidence, cell: Cell, scale: str, units: Ca
     measured = [unit for row, _ in places for unit in units(row)]
     judged = judged.once(evidence.complete(scale, measured))
     state, reason = evidence.worst(scale, measured)
+    return pattern_row(evidence.target, pattern.name, judged, scale, state, reason)
+
+
+def pattern_row(
+    target: str, claim: str, judged: Judged, scale: str, state: State = "ok", reason: str = "", **more: str
+) -> Row:
+    """A judged pattern as a row, with `more` columns of text; the reason names the binding contrast where it is ok."""
     return Row(
-        target=evidence.target,
-        claim=pattern.name,
+        target=target,
+        claim=claim,
         kind="pattern",
         scale=scale,
         state=state,
-        reason=reason or f"{BINDING}{judged.contrast}",
+        reason=reason or (f"{BINDING}{judged.contrast}" if judged.contrast else ""),
+        **more,  # type: ignore[arg-type]
         **judged.columns(),  # type: ignore[arg-type]
     )
 

@@ -21,7 +21,7 @@ from repro.evidence.claims import (
 )
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval
-from repro.evidence.patterns import BINDING, patterns
+from repro.evidence.patterns import pattern_row, patterns
 from repro.evidence.power import Design
 from repro.evidence.records import Record
 from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network, trained
@@ -296,22 +296,17 @@ def _patterns(ours: Ours | None, evidence: Evidence) -> Iterator[Row]:
             on_print = f"{judge_seeds(pattern, {place: _values(None, place) for place in places}).theta:g}"
         state, reason = OK if ours is None else ours.state(sorted(cells))
         judged = judged.once(ours is None or ours.complete(sorted(cells)))
-        yield _pattern_row(ours, pattern.name, judged, on_print, state, reason)
-
-
-def _pattern_row(ours: Ours | None, name: str, judged: Judged, on_print: str, state: State, reason: str) -> Row:
-    return Row(
-        target=TARGET,
-        claim=name,
-        kind="pattern",
-        scale=PRINT if ours is None else ours.scale,
-        row="" if ours is None else ours.network.name,
-        published=on_print,
-        read_from=next(iter(printed().values())).read_from,
-        state=state,
-        reason=reason or f"{BINDING}{judged.contrast}",
-        **judged.columns(),  # type: ignore[arg-type]
-    )
+        yield pattern_row(
+            TARGET,
+            pattern.name,
+            judged,
+            PRINT if ours is None else ours.scale,
+            state,
+            reason,
+            row="" if ours is None else ours.network.name,
+            published=on_print,
+            read_from=next(iter(printed().values())).read_from,
+        )
 
 
 def _values(ours: Ours | None, place: tuple[str, str]) -> Values:

@@ -10,7 +10,7 @@ from repro.evidence.claims import Judged, Row, judge_number, judge_print
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.intervals import mean_sd
-from repro.evidence.patterns import BINDING, pattern_rows, pattern_table, patterns
+from repro.evidence.patterns import pattern_row, pattern_rows, pattern_table, patterns
 from repro.evidence.render import (
     csv_text,
     fingerprint,
@@ -61,15 +61,7 @@ def _print_rows(evidence: Evidence) -> list[Row]:
         for pattern in patterns({"patterns": evidence.preregistered.get("print_patterns", ())})
     ]
     return [
-        Row(
-            target=TARGET,
-            claim=pattern.name,
-            kind="pattern",
-            published=f"{found.theta:g}",
-            read_from=_read_from(),
-            reason=f"{BINDING}{found.contrast}",
-            **found.columns(),  # type: ignore[arg-type]
-        )
+        pattern_row(TARGET, pattern.name, found, "print", published=f"{found.theta:g}", read_from=_read_from())
         for pattern, found in judged
     ]
 
