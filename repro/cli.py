@@ -247,7 +247,10 @@ def show_status(ctx: click.Context, check: bool, accept_baseline: bool, style: s
 @debug
 @click.pass_context
 def accept(ctx: click.Context, target: str, scale: str | None) -> None:
-    """Move this machine's finished records of TARGET into the committed evidence, and render from that."""
+    """Move this machine's finished records of TARGET into the committed evidence, and render from that.
+
+    Committed records that TARGET plans no more are deleted.
+    """
     from repro.accept import accept
 
     known = targets.get(target)
