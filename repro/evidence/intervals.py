@@ -168,8 +168,8 @@ def ratio_of_means(
 
     `numerators` a and `denominators` b have shape `(n seeds, k columns)`; row i of both is of one seed. To first
     order seed i moves theta by `z_i = scale / k * sum_j (a_ij - R_j b_ij) / mean(b_j)`, R_j the ratio of column j:
-    the interval is theta -+ t_{n-1} * sd(z) / sqrt(n), and `sd` is sd(z). With scale = 100 it is
-    Delta_B. Raises `ValueError` for other shapes or a denominator whose mean is 0.
+    the interval is theta -+ t_{n-1} * sd(z) / sqrt(n), and `sd` is sd(z). With scale = 100 theta
+    is Delta_B. Raises `ValueError` for other shapes or a denominator whose mean is 0.
 
     >>> theta, low, high, sd, n = ratio_of_means([[9.0], [11.0]], [[20.0], [20.0]], scale=100)
     >>> theta, round(sd, 4), n  # sd of 100 * a / 20
