@@ -18,6 +18,7 @@ from repro.adaptive.joint import BitMixerStep, JointStep
 from repro.adaptive.methods import BITS, FLOAT, Recipe, unit_of
 from repro.adaptive.problems import Problem
 from repro.adaptive.settings import ARTEFACT, BEST_EPOCH, with_defaults
+from repro.networks.depthwise import quicken
 from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
 from repro.networks.switchable import SwitchableBatchNorm2d, TransitionalBatchNorm2d
 from repro.quantizers import PACT, DoReFaWeight, SwitchablePACT
@@ -81,10 +82,10 @@ class _Data:
 
 
 def float_network(problem: Problem, settings: Mapping[str, Any], seed: int) -> nn.Module:
-    """The float network of the settings, initialised by the seed, channels-last."""
+    """The float network of the settings, initialised by the seed, channels-last and quickened."""
     with torch_seeded(seed, "initialisation"):
         network = problem.network.build(settings, problem.classes(settings))
-    return network.to(memory_format=torch.channels_last)
+    return quicken(network).to(memory_format=torch.channels_last)
 
 
 def quantized(

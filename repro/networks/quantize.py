@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
+from repro.networks.depthwise import QuickConv2d
 
-class QuantizedConv2d(nn.Conv2d):
+
+class QuantizedConv2d(QuickConv2d):
     """A convolution whose weight passes through a quantizer; it shares the parameters of the float one it replaces."""
 
     def __init__(self, conv: nn.Conv2d, quantizer: nn.Module) -> None:
-        like: Any = conv  # its annotations are wider than those of the constructor
-        super().__init__(
-            like.in_channels, like.out_channels, like.kernel_size, like.stride, like.padding, like.dilation,
-            like.groups, like.bias is not None, like.padding_mode, device="meta",
-        )  # fmt: skip
-        self.weight, self.bias = conv.weight, conv.bias
+        super().__init__(conv)
         self.quantizer = quantizer
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from repro.networks import depthwise
-from repro.networks.depthwise import DepthwiseConv2d, quicken
+from repro.networks.depthwise import QuickConv2d, quicken
 from repro.networks.lite import lite_small
 
 
-def pair(size: int) -> tuple[nn.Conv2d, DepthwiseConv2d]:
+def pair(size: int) -> tuple[nn.Conv2d, QuickConv2d]:
     conv = nn.Conv2d(6, 6, size, padding=size // 2, groups=6, bias=False, dtype=torch.float64)
-    return conv, DepthwiseConv2d(copy.deepcopy(conv))
+    return conv, QuickConv2d(copy.deepcopy(conv))
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 7])
@@ -34,14 +34,14 @@ def test_values_and_gradients_are_the_librarys(size: int, shape: tuple[int, int]
     assert torch.allclose(ours.weight.grad, conv.weight.grad, rtol=0, atol=1e-12)  # type: ignore[arg-type]
 
 
-def test_only_small_maps_take_the_way_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_maps_below_the_kernel_take_the_way_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[tuple[int, ...]] = []
-    own = depthwise._FewPixels.apply
-    monkeypatch.setattr(depthwise._FewPixels, "apply", lambda x, w: taken.append(tuple(x.shape)) or own(x, w))
+    own = depthwise._SmallMap.apply
+    monkeypatch.setattr(depthwise._SmallMap, "apply", lambda x, w: taken.append(tuple(x.shape)) or own(x, w))
     _, ours = pair(3)
-    for side in (2, 4, 5):
-        ours(torch.zeros(1, 6, side, side, dtype=torch.float64))
-    assert taken == [(1, 6, 2, 2), (1, 6, 4, 4)]
+    for shape in ((2, 2), (3, 2), (2, 5), (3, 3), (4, 4)):
+        ours(torch.zeros(1, 6, *shape, dtype=torch.float64))
+    assert taken == [(1, 6, 2, 2), (1, 6, 3, 2), (1, 6, 2, 5)]
 
 
 def test_a_network_keeps_its_names_and_its_function() -> None:
@@ -49,7 +49,7 @@ def test_a_network_keeps_its_names_and_its_function() -> None:
     plain = lite_small()
     quick = quicken(copy.deepcopy(plain))
     assert list(quick.state_dict()) == list(plain.state_dict())
-    assert sum(isinstance(module, DepthwiseConv2d) for module in quick.modules()) == 2  # the others have stride 2
+    assert sum(isinstance(module, QuickConv2d) for module in quick.modules()) == 2  # the others have stride 2
     x = torch.randn(4, 3, 32, 32)
     losses = [(net(x) ** 2).sum() for net in (plain, quick)]
     for loss in losses:
