@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from repro import targets
 from repro.errors import ReproError, UsageError
-from repro.evidence.power import Design, power, seeds_needed
+from repro.evidence.power import Design, equivalence_power, power, seeds_needed
 from repro.evidence.render import markdown_table
 from repro.places import Places, gather
 from repro.targets import Target, Unit
@@ -35,6 +35,9 @@ class Planned(NamedTuple):
     seeds_together: int
     """For all comparisons at once, with Bonferroni's correction."""
     hours_together: float
+    seeds_equal: int
+    """That put the intervals of all comparisons within the effect where none is different, likewise."""
+    hours_equal: float
 
 
 def plan(places: Places, target: Target, units: Sequence[Unit], effect: float, wanted: float) -> list[Planned]:
@@ -63,6 +66,7 @@ def plan(places: Places, target: Target, units: Sequence[Unit], effect: float, w
 def _planned(source: str, design: Design, effect: float, wanted: float) -> Planned:
     alone = seeds_needed(effect, design.sd, wanted)
     together = seeds_needed(effect, design.sd, wanted, comparisons=design.comparisons)
+    equal = seeds_needed(effect, design.sd, wanted, comparisons=design.comparisons, power=equivalence_power)
     return Planned(
         design.name,
         design.scale,
@@ -75,6 +79,8 @@ def _planned(source: str, design: Design, effect: float, wanted: float) -> Plann
         design.comparisons,
         together,
         together * design.seconds / 3600,
+        equal,
+        equal * design.seconds / 3600,
     )
 
 
@@ -91,6 +97,8 @@ def as_text(target: str, found: list[Planned], effect: float, wanted: float) -> 
         "core hours",
         "seeds, all",
         "core hours, all",
+        "seeds, equal",
+        "core hours, equal",
     )
     lines = [
         (
@@ -104,11 +112,14 @@ def as_text(target: str, found: list[Planned], effect: float, wanted: float) -> 
             f"{one.hours:.1f}",
             str(one.seeds_together),
             f"{one.hours_together:.1f}",
+            str(one.seeds_equal),
+            f"{one.hours_equal:.1f}",
         )
         for one in found
     ]
     return (
         f"{target}: seeds that show a difference of {effect:g} points with {100 * wanted:g} % power, paired by seed, "
-        "at the recorded spread of differences (sd); all: every comparison at once.\n\n"
-        f"{markdown_table(header, lines, 'lll' + 'r' * 7)}"
+        "at the recorded spread of differences (sd); all: every comparison at once; equal: seeds that put every "
+        "interval within so many points where no arm differs.\n\n"
+        f"{markdown_table(header, lines, 'lll' + 'r' * 9)}"
     ).rstrip()

@@ -36,7 +36,7 @@ class TestUnits:
         confirmatory = [(unit.seed, unit.name) for unit in units if unit.name in names]
         assert confirmatory == [(seed, name) for seed in range(9) for name in names]
         assert {unit.name for unit in units[9 * 7 :]} == {arm.name for arm in EXPLORATORY}
-        assert {unit.seed for unit in units[9 * 7 :]} == set(range(4))
+        assert {unit.seed for unit in units[9 * 7 :]} == set(range(8))
 
     def test_arms_are_those_that_are_preregistered(self) -> None:
         assert PLAN["study"] == "confirmatory"
@@ -58,11 +58,13 @@ class TestUnits:
             ("coquant_alike", {"swap_by_depth": (True, False)}),
             ("coquant_confident", {"lambda_end": (0.02, 0.0)}),
             ("coquant_near", {"lambda_end": (0.02, 1.0)}),
+            ("distilled_warm", {"temperature": (1.0, 4.0)}),
+            ("distilled_light", {"soft_weight": (1.0, 0.5)}),
         ],
     )
-    def test_coquants_differ_in_one_constant_alone(self, arm: str, changed: dict[str, tuple[object, object]]) -> None:
+    def test_variants_differ_in_one_constant_alone(self, arm: str, changed: dict[str, tuple[object, object]]) -> None:
         units = {unit.name: unit.settings for unit in planned(TARGET, "cpu", 1)}
-        first, other = units["coquant"], units[arm]
+        first, other = units[contest.CONSTANTS[arm][0].name], units[arm]
         assert first.keys() == other.keys()
         assert {key: (first[key], other[key]) for key in first if first[key] != other[key]} == changed
 
@@ -156,7 +158,7 @@ def evidence(tmp_path: Path, gains: dict[str, float], seeds: int = 32) -> Eviden
         store.write(
             Record(
                 target="contest", scale="cpu", unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
-                numerics=1, values=dict.fromkeys(map(str, BITS), value), unit_of_values="% top-1", best={},
+                numerics=1, values=dict.fromkeys(map(str, (*BITS, 32)), value), unit_of_values="% top-1", best={},
                 correct={"2": pack(np.zeros(8, bool))}, curve=[], backend="eager", device="cpu", threads=1, workers=1,
                 wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="", dirty=False,
                 started="2026-01-01T00:00:00+00:00", command="", preregistration="",
@@ -186,6 +188,13 @@ def test_nothing_is_decided_before_all_planned_seeds_are_there(tmp_path: Path, s
     assert (gain.low is not None) == (seeds == 10)
 
 
+def test_one_missing_network_withholds_every_verdict(tmp_path: Path) -> None:
+    evidence(tmp_path, {"coquant": 1.0})
+    (path,) = (tmp_path / "contest" / "cpu").glob("selected.31.*.json")
+    path.unlink()
+    assert {row.verdict for row in TARGET.rows(gather(TARGET, Store(tmp_path)))} == {""}
+
+
 def test_more_seeds_can_be_planned_from_what_is_recorded(tmp_path: Path) -> None:
     (design,) = TARGET.designs(evidence(tmp_path, {}, seeds=8))
     assert (design.scale, design.n, design.comparisons, design.effect) == ("cpu", 8, len(PLAN["arms"]), PLAN["margin"])
@@ -196,12 +205,24 @@ def test_more_seeds_can_be_planned_from_what_is_recorded(tmp_path: Path) -> None
 def test_exploratory_arms_are_shown_without_a_verdict(tmp_path: Path) -> None:
     gains = {"coquant": 1.0, "coquant_half": 0.4, "coquant_near": -2.0}
     page = TARGET.summary(evidence(tmp_path, gains), gather(TARGET, Store(tmp_path / "none")))
+    assert "| confirmatory, control " not in page  # made under no plan
+    assert "| exploratory, control " in page
     (line,) = [line for line in page.splitlines() if line.startswith("| CoQuant, teacher random ")]
     cells = [cell.strip() for cell in line.split("|")]
     assert cells[2] == "exploratory"
+    assert cells[-2] == "ok"
     assert not {"holds", "fails", "inconclusive"} & set(cells)
-    spread = re.search(r"under 5 sets of its constants, over the 4 seeds that all have: from (\S+) to (\S+)\.\n", page)
+    assert "within 0.5 points" in page
+    assert "before all 32 seeds" in page.replace("\n", " ")
+    assert "What the verdicts will mean, fixed beforehand: CoQuant, as printed" in page
+    assert "## Protocol\n\n1. `cpu`: width 8" in page
+    assert re.search(r"FP32 starts: \S+ ± \S+, 32 seeds\.", page)
+    spread = re.search(
+        r"under 5 sets of its constants, over the 8 seeds that all have: from (\S+) \(.*?\) to (\S+) \(", page
+    )
     assert spread
     assert [float(gain) for gain in spread.groups()] == pytest.approx([-2.0, 1.0], abs=0.2)
     assert "lambda_end 0.02" in page
-    assert re.search(r"Less AdaBits at 2 bits, by seed, exploratory: .*; CoQuant \+[.\d]+ \(\S+ to \S+\); ", page)
+    assert re.search(
+        r"Less AdaBits at 2 bits, by seed, exploratory, .*; CoQuant \+[.\d]+ \(\S+ to \S+\), n = 32; ", page
+    )

@@ -43,15 +43,17 @@ def values_of(unit: Unit, error: float) -> dict[str, float]:
     name, *_, method = unit.name.split("-")
     printed = table(name)
     top = (float(printed.cell("individual", 8)) - 10) / 2
+    if method == "fp32":
+        return {"32": 10 + top}
     if method == "individual_8":
         return {"8": 10 + top}
     return {str(bits): 10 + (float(printed.cell(method, bits)) - 10) / 2 + error * top / 100 for bits in BITS}
 
 
-def test_misfit_compares_what_is_left_of_the_8_bit_network(tmp_path) -> None:
+def test_misfit_compares_what_is_left_of_the_accuracy_at_full_strength(tmp_path) -> None:
     store = Store(tmp_path)
     for unit in planned(TARGET, "cpu", 2):
-        if not unit.name.endswith("fp32") and "-floor-" in unit.name:
+        if unit.name.endswith("-fp32") or "-floor-" in unit.name:
             store.write(record(unit, values_of(unit, error=3.0 * unit.seed)))
     evidence = gather(TARGET, store)
     for names in (("table1",), tuple(PROBLEMS)):
@@ -60,8 +62,9 @@ def test_misfit_compares_what_is_left_of_the_8_bit_network(tmp_path) -> None:
     page = TARGET.summary(evidence, gather(TARGET, Store(tmp_path / "none")))
     assert "| AdaBits " in page
     lines = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| AdaBits ")]
-    assert [line[4] for line in lines] == ["", "+0.0 (+0.0 to +0.0), a tie", "+0.0 (+0.0 to +0.0), a tie"]
-    assert {line[7] for line in lines} == {"30.0 ± 0.0"}
+    assert [line[4] for line in lines] == ["2"] * 3
+    assert [line[5] for line in lines] == ["", "+0.0 (+0.0 to +0.0), a tie", "+0.0 (+0.0 to +0.0), a tie"]
+    assert {line[8] for line in lines} == {"32.0 ± 0.0"}
     assert "| nested codes, means" not in page
     (row,) = [row for row in TARGET.rows(evidence) if row.claim == "nested_fits_best"]
     assert (row.state, row.verdict) == ("missing", "")

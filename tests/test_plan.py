@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from repro.cli import main
-from repro.evidence.power import seeds_needed
+from repro.evidence.power import equivalence_power, seeds_needed
 from repro.evidence.records import Store
 from repro.figure4 import TARGET
 from repro.places import Places
@@ -39,6 +39,9 @@ def test_seeds_and_hours_from_records(places: Places, capsys: pytest.CaptureFixt
     assert small["seeds"] == seeds_needed(0.6, design.sd, 0.8)
     assert small["hours"] == pytest.approx(small["seeds"] * design.seconds / 3600)
     assert small["seeds_together"] >= small["seeds"]
+    assert small["seeds_equal"] == seeds_needed(
+        0.6, design.sd, 0.8, comparisons=design.comparisons, power=equivalence_power
+    )
     assert small["source"] == "this machine"
     assert main(["plan", "figure4", "--effect", ".6"], places) == 0
     assert "core hours" in capsys.readouterr().out

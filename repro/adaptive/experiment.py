@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from repro.adaptive.joint import BitMixerStep, JointStep
-from repro.adaptive.methods import BITS, FLOAT, Recipe, unit_of
+from repro.adaptive.methods import BITS, FLOAT, FLOAT_BITS, Recipe, unit_of
 from repro.adaptive.problems import Problem
 from repro.adaptive.settings import ARTEFACT, BEST_EPOCH, with_defaults
 from repro.networks.depthwise import quicken
@@ -31,8 +31,6 @@ from repro.training.loop import Evaluate, History, Step, Training, load, save
 from repro.training.streams import torch_seeded
 
 CHECKPOINT = "checkpoint.pt"
-FLOAT_BITS = 32
-"""Column of the full-precision network."""
 
 
 def run(

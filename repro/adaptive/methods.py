@@ -12,6 +12,8 @@ from repro.errors import UsageError
 BITS = (8, 6, 4, 2)
 INDIVIDUAL = "individual"
 FLOAT = "fp32"
+FLOAT_BITS = 32
+"""Column of the full-precision network."""
 OURS = "ours"
 ENTRY_POINTS = "repro.methods"
 TeacherRule = Literal["next_higher", "highest", "nearest", "random", "selected"]

@@ -76,6 +76,8 @@ _ALL = (
     Setting("bn_augmented", True, 0, 1, "BN calibration: images augmented as in training", "plain images"),
 )
 SETTINGS = {setting.name: setting for setting in _ALL}
+KEPT = 45_000
+"""Training images of CIFAR-10 beside those that may be held out."""
 ARTEFACT = "network.pt"
 """File that a trained unit leaves for those that start from it."""
 BEST_EPOCH = ("gpu", "paper")
@@ -111,6 +113,8 @@ def check(settings: Mapping[str, Scalar]) -> None:
     for name, value in settings.items():
         SETTINGS[name].check(value)
     batch, images = settings["batch"], settings.get("train_images")
+    if "validation" in settings and images is not None and images > KEPT:  # type: ignore[operator]
+        raise UsageError(f"train_images={images}: {KEPT} are left beside those held out")
     for name in ("batch", "bn_images", "alpha_images"):
         used = settings.get(name)
         if images is not None and used is not None and used > images:  # type: ignore[operator]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 from repro.evidence.intervals import t_quantile
@@ -41,19 +42,48 @@ def power(n: int, effect: float, sd: float, confidence: float = 0.95, comparison
     """
     from scipy.special import nctdtr
 
+    t, shift = _quantile(n, sd, confidence, comparisons), effect * math.sqrt(n) / sd
+    return float(1 - nctdtr(n - 1, shift, t) + nctdtr(n - 1, shift, -t))
+
+
+def equivalence_power(n: int, margin: float, sd: float, confidence: float = 0.95, comparisons: int = 1) -> float:
+    """Probability that the paired interval over n seeds lies within -+ margin where the true difference is 0.
+
+        E max(0, 2 Phi((margin - t S / sqrt(n)) sqrt(n) / sd) - 1),   (n - 1) S^2 / sd^2 chi-squared, n - 1 degrees
+
+    with t as in `power`, whose errors it raises.
+
+    >>> round(equivalence_power(20, margin=0.5, sd=0.7), 2)
+    0.72
+    """
+    import numpy as np
+    from scipy.special import gammaincinv, ndtr
+
+    t, points = _quantile(n, sd, confidence, comparisons), 2000
+    spread = np.sqrt(2 * gammaincinv((n - 1) / 2, (np.arange(points) + 0.5) / points) / (n - 1))
+    return float(np.maximum(0, 2 * ndtr(margin * math.sqrt(n) / sd - t * spread) - 1).mean())
+
+
+def _quantile(n: int, sd: float, confidence: float, comparisons: int) -> float:
     if n < 2:
         raise ValueError(f"{n} seeds: a spread needs two")
     if not sd > 0:
         raise ValueError(f"sd={sd}: give a positive one")
-    t, shift = t_quantile(1 - (1 - confidence) / (2 * comparisons), n - 1), effect * math.sqrt(n) / sd
-    return float(1 - nctdtr(n - 1, shift, t) + nctdtr(n - 1, shift, -t))
+    return t_quantile(1 - (1 - confidence) / (2 * comparisons), n - 1)
 
 
-def seeds_needed(effect: float, sd: float, wanted: float = 0.8, confidence: float = 0.95, comparisons: int = 1) -> int:
+def seeds_needed(
+    effect: float,
+    sd: float,
+    wanted: float = 0.8,
+    confidence: float = 0.95,
+    comparisons: int = 1,
+    power: Callable[..., float] = power,
+) -> int:
     """The smallest number of seeds whose `power` is at least `wanted`. Raises `ValueError` for an effect of 0.
 
-    >>> seeds_needed(0.5, 0.7), seeds_needed(0.5, 0.7, comparisons=17)
-    (18, 33)
+    >>> seeds_needed(0.5, 0.7), seeds_needed(0.5, 0.7, comparisons=17), seeds_needed(0.5, 0.7, power=equivalence_power)
+    (18, 33, 23)
     """
     if not effect:
         raise ValueError("effect=0: no number of seeds shows it")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from repro.evidence.intervals import t_interval
-from repro.evidence.power import power, seeds_needed
+from repro.evidence.power import equivalence_power, power, seeds_needed
 
 
 def test_power_is_the_share_of_intervals_that_exclude_zero() -> None:
@@ -15,6 +15,14 @@ def test_power_is_the_share_of_intervals_that_exclude_zero() -> None:
         not low <= 0 <= high for _, low, high, *_ in (t_interval(rng.normal(0.6, 1, 15).tolist()) for _ in range(2000))
     ]  # type: ignore[operator]
     assert np.mean(hits) == pytest.approx(power(15, 0.6, 1.0), abs=0.04)
+
+
+def test_equivalence_is_the_share_of_intervals_inside_the_margin() -> None:
+    rng = np.random.default_rng(0)
+    found = [t_interval(rng.normal(0, 1, 15).tolist()) for _ in range(2000)]
+    hits = [low > -0.9 and high < 0.9 for _, low, high, *_ in found]  # type: ignore[operator]
+    assert np.mean(hits) == pytest.approx(equivalence_power(15, 0.9, 1.0), abs=0.04)
+    assert equivalence_power(15, 0.9, 1.0, comparisons=5) < equivalence_power(15, 0.9, 1.0)
 
 
 def test_without_an_effect_it_is_the_level() -> None:
