@@ -109,12 +109,14 @@ def _traced(
 ) -> Tensor:
     """`fake_quantize` of tensors without data; `scaler` is its fields. Raises where the shapes and numbers are wrong.
 
-    An exported graph always holds the operator: traced operations would lose the gradients on the way.
+    An exported graph always holds the operator: traced operations would lose the gradients on the way. So does any
+    graph on CUDA, where Inductor's division would be an approximation, against Q1.
     """
     module = _torch_backend(backend, x, scaler[0])
     check_noise(Scaler(*scaler), noise, x.shape)
     parameters = _as_tensors(x, step, lower, upper)
-    if module.__name__ != "backends.eager" or torch.compiler.is_exporting():  # type: ignore[attr-defined]
+    whole = module.__name__ != "backends.eager" or x.device.type == "cuda"  # type: ignore[attr-defined]
+    if whole or torch.compiler.is_exporting():
         name = module.__name__.removeprefix("backends.")  # type: ignore[attr-defined]
         return operator.fake_quantize(x, *parameters, noise, axis, name, *scaler)
     if axis is None:

@@ -103,10 +103,13 @@ def backward(
     check_noise(scaler, noise, x.shape)
     arrays = _laid_out(grad, plan.x), plan.x, _laid_out(noise, plan.x)
     dx = plan.target(out)
-    partial = torch.empty(plan.partial_shape, dtype=torch.float32, device=x.device)
-    plan.launch(_backward_kernel, *arrays, dx, partial, partial.stride(0), **_scaler_arguments(scaler))
-    sums = map(_sum_to, (step, lower, upper), partial.sum((1, 3)))
-    return Gradients(_deliver(dx, out), *(own if needed else None for own, needed in zip(sums, needs, strict=True)))
+    partial = torch.empty((sum(needs), *plan.partial_shape), dtype=torch.float32, device=x.device)
+    plan.launch(_backward_kernel, *arrays, dx, partial, partial.stride(0), **_scaler_arguments(scaler), NEEDS=needs)
+    found = iter(partial.sum((1, 3)) if any(needs) else ())
+    sums = (
+        _sum_to(own, next(found)) if needed else None for own, needed in zip((step, lower, upper), needs, strict=True)
+    )
+    return Gradients(_deliver(dx, out), *sums)
 
 
 @torch.no_grad()
@@ -153,10 +156,10 @@ class _Plan(NamedTuple):
 
     @property
     def partial_shape(self) -> tuple[int, ...]:
-        """dstep, dlower, dupper; then, around the channels, what is left to be added up."""
+        """Of one sum: around the channels, what is left to be added up."""
         if self.by_column:
-            return 3, self.down, self.channels, self.inner
-        return 3, self.outer, self.channels, self.across
+            return self.down, self.channels, self.inner
+        return self.outer, self.channels, self.across
 
     def target(self, out: Tensor | None) -> Tensor:
         """Where the kernel writes what is like x: `out` itself if it can."""
@@ -319,7 +322,7 @@ def _quantize_kernel(
 ):
     """Values of one tile, or its codes where y is int32."""
     row, column, place, mask, inside = _tile(rows, columns, across, LARGE, ROWS, COLUMNS)
-    channel = column // inner % channels if BY_COLUMN else row % channels
+    channel = tl.minimum(column // inner, channels - 1) if BY_COLUMN else row % channels
     step, lower, upper = _parameters(step, lower, upper, channel, NUMBERS)
     rounded = _rint(_position(_load(x + place, mask, inside), step, lower, upper))
     if y.dtype.element_ty == tl.int32:
@@ -347,15 +350,17 @@ def _backward_kernel(
     strength,
     alpha,
     CURVE: tl.constexpr,
+    NEEDS: tl.constexpr,
     NUMBERS: tl.constexpr,
     BY_COLUMN: tl.constexpr,
     LARGE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """dx of one tile, and its sums for dstep, dlower and dupper: one for each of its rows or, by column, columns."""
+    """dx of one tile, and those of its sums for dstep, dlower and dupper that are needed: one for each of its rows or,
+    by column, columns."""
     row, column, place, mask, inside = _tile(rows, columns, across, LARGE, ROWS, COLUMNS)
-    channel = column // inner % channels if BY_COLUMN else row % channels
+    channel = tl.minimum(column // inner, channels - 1) if BY_COLUMN else row % channels
     step, lower, upper = _parameters(step, lower, upper, channel, NUMBERS)
     value, g = _load(x + place, mask, inside), _load(grad + place, mask, inside)
     v = _position(value, step, lower, upper)
@@ -366,15 +371,17 @@ def _backward_kernel(
 
     # Where the tile reaches beyond the matrix x and g are 0, and so is each of these terms.
     along: tl.constexpr = 0 if BY_COLUMN else 1
-    dstep = tl.sum(g * (rounded - s * v), along, keep_dims=True)
-    dlower = tl.sum(tl.where(value < lower, scaled, 0.0), along, keep_dims=True)
-    dupper = tl.sum(tl.where(value > upper, scaled, 0.0), along, keep_dims=True)
     program = _program(LARGE)
     sum_mask = column < columns if BY_COLUMN else row < rows
     partial += program // across * columns + column if BY_COLUMN else row * across + program % across
-    tl.store(partial, dstep, sum_mask)
-    tl.store(partial + partial_size, dlower, sum_mask)
-    tl.store(partial + partial_size + partial_size, dupper, sum_mask)
+    if NEEDS[0]:
+        tl.store(partial, tl.sum(g * (rounded - s * v), along, keep_dims=True), sum_mask)
+        partial += partial_size
+    if NEEDS[1]:
+        tl.store(partial, tl.sum(tl.where(value < lower, scaled, 0.0), along, keep_dims=True), sum_mask)
+        partial += partial_size
+    if NEEDS[2]:
+        tl.store(partial, tl.sum(tl.where(value > upper, scaled, 0.0), along, keep_dims=True), sum_mask)
 
 
 @triton.jit(do_not_specialize=["count"])
@@ -399,7 +406,10 @@ def _tile(rows, columns, across, LARGE: tl.constexpr, ROWS: tl.constexpr, COLUMN
     """Of this program's tile: its rows (ROWS, 1), columns (1, COLUMNS), places in memory, which of them are within the
     matrix, and whether all are."""
     program = _program(LARGE)
-    first_row, first_column = program // across * ROWS, program % across * COLUMNS
+    if ROWS == 1:  # of a matrix of a single row
+        first_row, first_column = 0, program * COLUMNS
+    else:
+        first_row, first_column = program // across * ROWS, program % across * COLUMNS
     row = first_row + tl.arange(0, ROWS)[:, None]
     column = first_column + tl.arange(0, COLUMNS)[None, :]
     place = column if ROWS == 1 else row * columns + column  # a single row is aligned, whatever its length
@@ -435,8 +445,19 @@ def _parameters(step, lower, upper, channel, NUMBERS: tl.constexpr):
 
 @triton.jit
 def _position(x, step, lower, upper):
-    """v = clip(x) / step: clip by comparisons, which NaN passes, then a true division (Q1, Q3, Q6)."""
-    return tl.div_rn(tl.where(x < lower, lower, tl.where(x > upper, upper, x)), step)
+    """v = clip(x) / step: clip by comparisons, which NaN passes, then a correctly rounded division (Q1, Q3, Q6).
+
+    One division for a step serves all its elements: a quotient by the correctly rounded reciprocal is mended twice by
+    its exact remainder (Markstein), which takes no branch. Powers of two keep a tiny or huge step's reciprocal normal.
+    Below 2**-24 in size v may be off in its last place, and the code is 0.
+    """
+    clipped = tl.where(x < lower, lower, tl.where(x > upper, upper, x))
+    scale = tl.where(step < 2.0**-62, 2.0**64, tl.where(step > 2.0**62, 2.0**-64, 1.0))
+    dividend, divisor = clipped * scale, step * scale
+    reciprocal = tl.div_rn(1.0, divisor)
+    quotient = dividend * reciprocal
+    quotient = tl.fma(tl.fma(-quotient, divisor, dividend), reciprocal, quotient)
+    return tl.fma(tl.fma(-quotient, divisor, dividend), reciprocal, quotient)
 
 
 @triton.jit

@@ -36,8 +36,8 @@ HALVES = (torch.float16, torch.bfloat16)
 def interpreted() -> ModuleType:
     """A copy of `backends.fused.cuda` for the interpreter, which Triton chooses where kernels are defined.
 
-    Each launch mends what the interpreter lacks: casts as they are on a GPU, and `tl.sum`, which cannot be interpreted
-    where Triton itself was imported to compile.
+    Each launch mends what the interpreter lacks: casts and `tl.fma` as they are on a GPU, and `tl.sum`, which cannot be
+    interpreted where Triton itself was imported to compile.
     """
     spec = importlib.util.spec_from_file_location("interpreted_fused_cuda", cuda.__file__)
     module = importlib.util.module_from_spec(spec)
@@ -49,6 +49,7 @@ def interpreted() -> ModuleType:
     def mended(*arguments: Any, **constants: Any) -> None:
         with pytest.MonkeyPatch.context() as patch, np.errstate(all="ignore"):
             patch.setattr(interpreter, "_convert_float", cast)
+            patch.setattr(interpreter.InterpreterBuilder, "create_fma", fma)
             patch.setattr(tl, "sum", sum_along)
             launch(*arguments, **constants)
 
@@ -65,6 +66,12 @@ def cast(array: np.ndarray, source: tl.dtype, target: tl.dtype, rounding: Any) -
     bits = {16: np.uint16, 32: np.uint32}
     own = torch.from_numpy(array.copy()).view(types[source.name])
     return own.to(types[target.name]).view(torch.uint8).numpy().view(bits[target.primitive_bitwidth])
+
+
+def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
+    """x y + z, rounded once, which the interpreter rounds twice: the product is exact in float64."""
+    exact = x.data.astype(np.float64) * y.data + z.data
+    return interpreter.TensorHandle(exact.astype(np.float32), z.dtype.scalar)
 
 
 def sum_along(tile: tl.tensor, axis: int, keep_dims: bool) -> tl.tensor:
@@ -533,7 +540,7 @@ class TestMachineCode:
     def test_values(self, meta_launch: dict[str, Launch], dtype: torch.dtype) -> None:
         cuda.forward(torch.empty(ODD, dtype=dtype, **META), 0.5, -1.0, 1.0)
         ptx = compiled(meta_launch["_quantize_kernel"])["ptx"]
-        self.check(ptx, divisions=1)
+        self.check(ptx, reciprocals=1)
         self.check_rint(ptx)
         self.check_vectors(ptx)
         assert ".ftz" not in ptx, "subnormal steps and elements count"
@@ -543,27 +550,36 @@ class TestMachineCode:
     def test_codes(self, meta_launch: dict[str, Launch]) -> None:
         cuda.codes(torch.empty(ODD, **META), torch.empty((), **META), -1.0, 1.0)
         ptx = compiled(meta_launch["_quantize_kernel"])["ptx"]
-        self.check(ptx, divisions=1)
+        self.check(ptx, reciprocals=1)
         self.check_vectors(ptx)
         assert "cvt.rzi.s32.f32" in ptx
         assert re.search(r"\bselp\.\S+.*(-2147483648|0fCF000000)", ptx), "alone the conversion makes 0 of NaN (Q6)"
 
-    @pytest.mark.parametrize(("name", "divisions"), [("ewgs", 1), ("acos", 1), ("tanh", 2), ("invtanh", 2)])
+    @pytest.mark.parametrize(("name", "divisions"), [("ewgs", 0), ("acos", 0), ("tanh", 1), ("invtanh", 1)])
     def test_backward(self, meta_launch: dict[str, Launch], name: str, divisions: int) -> None:
         x = torch.empty(ODD, **META)
         cuda.backward(x, x, 0.5, -1.0, 1.0, scaler=Scaler(name))
         ptx = compiled(meta_launch["_backward_kernel"])["ptx"]
-        self.check(ptx, divisions)
+        self.check(ptx, 1, divisions)
         self.check_rint(ptx)
         self.check_vectors(ptx)
 
-    @pytest.mark.parametrize(("shape", "axis"), [((4, 64, 48), 1), ((512, 48, 3), 1)], ids=["by_row", "by_column"])
-    def test_per_channel(self, meta_launch: dict[str, Launch], shape: tuple[int, ...], axis: int) -> None:
-        x, channels = torch.empty(shape, **META), torch.empty(shape[axis], **META)
-        cuda.backward(x, x, channels, -1.0, channels, scaler=STE, axis=axis)
+    @pytest.mark.parametrize("needs", [(False, False, False), (True, False, False), (True, True, True)])
+    def test_sums_that_nobody_needs_are_not_added_up(self, meta_launch: dict[str, Launch], needs: tuple) -> None:
+        x = torch.empty(ODD, **META)
+        cuda.backward(x, x, 0.5, -1.0, 1.0, scaler=STE, needs=needs)
+        code = compiled(meta_launch["_backward_kernel"])["ttir"]
+        assert code.count('"tt.reduce"') == sum(needs)
+
+    @pytest.mark.parametrize(
+        ("shape", "reciprocals"), [((4, 64, 48), 2), ((512, 48, 3), 4)], ids=["by_row", "by_column"]
+    )
+    def test_per_channel(self, meta_launch: dict[str, Launch], shape: tuple[int, ...], reciprocals: int) -> None:
+        x, channels = torch.empty(shape, **META), torch.empty(shape[1], **META)
+        cuda.backward(x, x, channels, -1.0, channels, scaler=STE, axis=1)
         assert meta_launch["_backward_kernel"].named["BY_COLUMN"] == (shape[0] == 512)
         ptx = compiled(meta_launch["_backward_kernel"])["ptx"]
-        self.check(ptx, divisions=1)
+        self.check(ptx, reciprocals)
         self.check_vectors(ptx)
 
     @pytest.mark.parametrize("count", [5000, 2**31])
@@ -576,10 +592,13 @@ class TestMachineCode:
         assert widths == {"32" if count < 2**31 else "64"}
 
     @staticmethod
-    def check(ptx: str, divisions: int) -> None:
-        """Divisions of each of a thread's elements, all correctly rounded (Q1), and nothing atomic (G3)."""
+    def check(ptx: str, reciprocals: int, divisions: int = 0) -> None:
+        """Reciprocals of a thread's steps, mended twice for each of its elements, and divisions of each of these, all
+        correctly rounded (Q1); and nothing atomic (G3)."""
+        elements = cuda.TILE // (32 * cuda.WARPS)
         found = re.findall(r"\b(?:div|rcp)\.\S*f32", ptx)
-        assert found == ["div.rn.f32"] * (divisions * cuda.TILE // (32 * cuda.WARPS))
+        assert found == ["div.rn.f32"] * (reciprocals + divisions * elements)
+        assert len(re.findall(r"\bfma\.rn\.f32", ptx)) >= 4 * elements
         assert not re.search(r"\b(?:atom|red)\.", ptx)
 
     @staticmethod

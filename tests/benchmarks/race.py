@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 Contender = Callable[[], object]
+Clock = Callable[[Contender, int], float]
 SAMPLE_SECONDS = 5e-4
 """A sample is as many calls as take this long, so that the clock's own cost does not show."""
 WARM_UP_CALLS = 3
@@ -21,25 +22,28 @@ PERCENTILES = (20, 50, 80)
 
 
 class Race:
-    """Samples of seconds per call, of every contender; `round` adds one to each, whose turn to be first goes round."""
+    """Samples of seconds per call, of every contender; `round` adds one to each, whose turn to be first goes round.
 
-    def __init__(self, contenders: dict[str, Contender]) -> None:
-        self.contenders = contenders
+    `clock(run, calls)` gives the seconds of one of so many calls: this machine's, or `gpu_seconds`.
+    """
+
+    def __init__(self, contenders: dict[str, Contender], clock: Clock | None = None) -> None:
+        self.contenders, self.clock = contenders, clock or cpu_seconds
         self.samples: dict[str, list[float]] = {name: [] for name in contenders}
         for contender in contenders.values():
             for _ in range(WARM_UP_CALLS):
                 contender()
-        self.calls = {name: max(1, round(SAMPLE_SECONDS / _seconds(run, 1))) for name, run in contenders.items()}
+        self.calls = {name: max(1, round(SAMPLE_SECONDS / self.clock(run, 1))) for name, run in contenders.items()}
         self._first = cycle(range(len(contenders)))
 
     def round(self) -> None:
         names, first = list(self.contenders), next(self._first)
         for name in names[first:] + names[:first]:
-            self.samples[name].append(_seconds(self.contenders[name], self.calls[name]))
+            self.samples[name].append(self.clock(self.contenders[name], self.calls[name]))
 
     def rounds_for(self, seconds: float, least: int = 7, most: int = 60) -> int:
         """How many rounds take about this long."""
-        one = sum(_seconds(run, self.calls[name]) * self.calls[name] for name, run in self.contenders.items())
+        one = sum(self.clock(run, self.calls[name]) * self.calls[name] for name, run in self.contenders.items())
         return int(np.clip(seconds / one, least, most))
 
     def percentiles(self, name: str) -> list[float]:
@@ -47,7 +51,8 @@ class Race:
         return [1e3 * float(value) for value in np.percentile(self.samples[name], PERCENTILES)]
 
 
-def _seconds(run: Contender, calls: int) -> float:
+def cpu_seconds(run: Contender, calls: int) -> float:
+    """On this machine's clock, without collections of garbage."""
     gc.disable()
     try:
         start = time.perf_counter()
@@ -56,6 +61,13 @@ def _seconds(run: Contender, calls: int) -> float:
         return (time.perf_counter() - start) / calls
     finally:
         gc.enable()
+
+
+def gpu_seconds(run: Contender, calls: int) -> float:
+    """On the GPU's clock, its cache emptied before every call: a median that the launch has no part in."""
+    from triton.testing import do_bench
+
+    return do_bench(run, warmup=2, rep=max(2, calls), return_mode="median") / 1e3
 
 
 def peak_mib(run: Contender) -> float | None:

@@ -127,7 +127,10 @@ def table(found: Iterable[Row]) -> str:
 
 @dataclass(frozen=True)
 class Promise:
-    """A ratio that has to hold on 2 CPU cores: time of `over` by time of `under`, at least or at most `limit`."""
+    """A ratio that has to hold, on 2 CPU cores where `data` names no other device.
+
+    Time of `over` by time of `under`, at least or at most so much.
+    """
 
     operation: str
     data: str
@@ -155,6 +158,7 @@ class Promise:
 
 
 LARGE = r"(1|4|16|64) M float32"
+ON_GPU = r"64 M (float32|bfloat16)( of a ReLU)? on GPU"
 SMALL = r"(1|16) k float32|conv weight 64x64x3x3"
 PROMISES = (
     Promise("forward, out given", "16 M float32", "copy", "fused", at_least=0.8),
@@ -177,6 +181,8 @@ PROMISES = (
     Promise("training step", "Lite0 64 px, batch 64", "fused", "fp32", at_most=1.12),
     Promise("training step", "ResNet18-CIFAR, batch 64", "fused", "fp32", at_most=1.05),
     Promise("training step", "ResNet18-CIFAR, batch 64", "joint", "fp32", at_most=4.3),
+    Promise("forward, out given", ON_GPU, "copy", "fused", at_least=0.9),
+    Promise("backward, out given", ON_GPU, "copy", "fused", at_least=0.85 * 2 / 3),  # it moves 3 bytes for a copy's 2
     Promise("watching", "Lite0 224 px, batch 16", "watched", "forward", at_most=1.15),
 )
 
@@ -202,10 +208,11 @@ def machine() -> dict[str, Any]:
 def stem(about: dict[str, Any]) -> Path:
     """Where the record of a machine of this kind lies, without its suffix.
 
-    >>> stem({"cpu": "Some(R) CPU @ 2 GHz", "cores": 2}).name
+    >>> stem({"cpu": "Some(R) CPU @ 2 GHz", "cores": 2, "gpu": None}).name
     'some-r-cpu-2-ghz-2-cores'
     """
-    return FOLDER / re.sub(r"[^a-z0-9]+", "-", f"{about['cpu']} {about['cores']} cores".lower()).strip("-")
+    words = f"{about['cpu']} {about['cores']} cores {about['gpu'] or ''}"
+    return FOLDER / re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
 
 
 def merge(new: Sequence[Row]) -> list[Row]:
@@ -266,7 +273,7 @@ def plot(found: Sequence[Row], about: dict[str, Any]) -> None:
             panel.axhline(1, color="#888888", linewidth=1, linestyle="--")
         panels[0].set_ylabel("bandwidth, in parts of out.copy_(x)")
         keys = {label: key for panel in panels for key, label in zip(*panel.get_legend_handles_labels(), strict=True)}
-        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=len(keys))
+        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=max(len(keys), 1))
         figure.suptitle(f"{about['cpu']}, {about['cores']} cores, torch {about['torch']}", x=0.01, ha="left")
     texts = [json.dumps([asdict(row) for row in found]), json.dumps(about)]
     save_figure(figure, stem(about), fingerprint(renderer=RENDERER, texts=texts))

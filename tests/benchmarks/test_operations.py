@@ -10,8 +10,10 @@ import torch
 import backends
 from backends import Scaler
 from backends.contract import SCALERS
+from tests.backends.cases import no_cuda
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Data
+from tests.benchmarks.race import gpu_seconds
 
 SIZES = {"1 k": 2**10, "16 k": 2**14, "256 k": 2**18, "1 M": 2**20, "4 M": 2**22, "16 M": 2**24, "64 M": 2**26}
 ELEMENTS_MOVED = {"forward": 2, "backward": 3, "forward, backward": 5}
@@ -35,6 +37,19 @@ def test_outputs_given(race: Callable, operation: str, size: str) -> None:
 def test_bfloat16(race: Callable, operation: str) -> None:
     data = Data.normal(SIZES["16 M"], dtype=torch.bfloat16)
     race(f"{operation}, out given", "16 M bfloat16", peers.given(data)[operation], **traffic(data.x, operation))
+
+
+@no_cuda
+@pytest.mark.parametrize("values", ["", " of a ReLU"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("operation", ["forward", "backward"])
+def test_on_a_gpu(race: Callable, operation: str, dtype: torch.dtype, values: str) -> None:
+    data = Data.normal(SIZES["64 M"], dtype=dtype, device="cuda")
+    if values:
+        data.x.relu_()  # zeros, which a division may be slow at
+    name = f"64 M {str(dtype).removeprefix('torch.')}{values} on GPU"
+    contenders = peers.given(data)[operation]
+    race(f"{operation}, out given", name, contenders, clock=gpu_seconds, **traffic(data.x, operation))
 
 
 @pytest.mark.parametrize("size", SIZES)
