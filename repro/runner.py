@@ -230,7 +230,9 @@ def _execute_together(planned: Plan, setup: Setup, limit: int | None, reporter: 
 @contextmanager
 def _pool(size: int, setup: Setup) -> Iterator[list[_Worker]]:
     cores = hardware.cores()
-    workers = [_Worker(cores[number % len(cores)], setup) for number in range(size)]
+    # One alone takes whichever is free: another command may have one, too.
+    own = [{cores[number % len(cores)]} for number in range(size)] if setup.workers > 1 else [set(cores)]
+    workers = [_Worker(cores, setup) for cores in own]
     try:
         yield list(workers)
     finally:
@@ -239,16 +241,16 @@ def _pool(size: int, setup: Setup) -> Iterator[list[_Worker]]:
 
 
 class _Worker:
-    """One process on one core; a process that dies is replaced when the next job comes."""
+    """One process, of one thread, on its cores; a process that dies is replaced when the next job comes."""
 
-    def __init__(self, core: int, setup: Setup) -> None:
-        self.core, self.setup, self.busy = core, setup, False
+    def __init__(self, cores: set[int], setup: Setup) -> None:
+        self.cores, self.setup, self.busy = cores, setup, False
         self.start()
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, self.core, self.setup), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, self.cores, self.setup), daemon=True)
         with _for_children():
             self.process.start()
         theirs.close()
@@ -310,10 +312,10 @@ def _for_children() -> Iterator[None]:
 # --- the child -----------------------------------------------------------------------------------------------------
 
 
-def _serve(connection: Connection, core: int, setup: Setup) -> None:
+def _serve(connection: Connection, cores: set[int], setup: Setup) -> None:
     """Do one job after the other until the parent hangs up; end at once when it dies."""
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
+        os.sched_setaffinity(0, cores)
     if setup.backend:
         os.environ[backends.ENVIRONMENT_VARIABLE] = setup.backend
     threading.Thread(target=_end_with_parent, daemon=True).start()

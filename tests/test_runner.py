@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from repro import runner, targets
+from repro import hardware, runner, targets
 from repro.evidence.records import Store, pack
 from repro.runner import Report, Setup, plan
 from repro.targets import Target, Unit
@@ -65,6 +65,12 @@ def test_units_have_one_thread_on_one_core(target: Target, setup: Setup) -> None
     run_units(target, units(target), setup, limit=1)
     (record,), _ = setup.store.read()
     assert (record.values["threads"], record.values["cores"]) == (1, 1)
+
+
+def test_a_worker_alone_takes_whichever_core_is_free(target: Target, setup: Setup) -> None:
+    run_units(target, units(target), replace(setup, workers=1), limit=1)
+    (record,), _ = setup.store.read()
+    assert (record.values["threads"], record.values["cores"]) == (1, len(hardware.cores()))
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])
