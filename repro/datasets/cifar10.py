@@ -8,6 +8,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Literal, get_args
 
@@ -127,13 +128,10 @@ def decode(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _verified(path: Path) -> Rows:
-    try:
-        body = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ReproError(f"cannot read {path}: {error.strerror}: give this user leave to read it") from error
-    if files.md5(body.data) != MD5[path.name]:
+    body = files.read(path)
+    if files.md5(body) != MD5[path.name]:
         raise _altered(path)
-    return body.reshape(PER_FILE, 1 + PIXELS)
+    return np.frombuffer(body, np.uint8).reshape(PER_FILE, 1 + PIXELS)
 
 
 def _altered(path: Path) -> ReproError:
@@ -143,25 +141,8 @@ def _altered(path: Path) -> ReproError:
 
 
 def _provide(root: Path, report: files.Report) -> Path:
-    """The folder with all six files; those that are missing are fetched, by one process at a time."""
-    folder = root / FOLDER
-    if not _missing(folder):
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with files.only_one(root / ".cifar10.lock", lambda: report("another process fetches CIFAR-10: waiting for it")):
-            if missing := _missing(folder):
-                with files.scratch(root / ".cifar10.partial") as scratch:
-                    _fill(root, missing, scratch, report)
-    except OSError as error:
-        raise ReproError(
-            f"cannot write CIFAR-10 to {folder}: {error.strerror}: make room or name another folder by REPRO_DATA"
-        ) from error
-    return folder
-
-
-def _missing(folder: Path) -> list[str]:
-    return [name for name in MD5 if not (folder / name).is_file()]
+    """The folder with all six files; those that are missing are fetched."""
+    return files.provide("CIFAR-10", "cifar10", root / FOLDER, MD5, partial(_fill, root), report)
 
 
 def _fill(root: Path, missing: list[str], scratch: Path, report: files.Report) -> None:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,6 +48,14 @@ def md5(body: bytes | memoryview) -> str:
     return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
+def read(path: Path) -> bytes:
+    """The body of a file; raises `ReproError` where this user may not read it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ReproError(f"cannot read {path}: {error.strerror}: give this user leave to read it") from error
+
+
 def write(path: Path, body: bytes | memoryview) -> None:
     """Write a file so that its name never stands for part of its content, even if this process is killed."""
     partial = path.with_name(f".{path.name}.partial")
@@ -85,6 +93,37 @@ def scratch(folder: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def provide(
+    what: str,
+    key: str,
+    folder: Path,
+    names: Iterable[str],
+    fetch: Callable[[list[str], Path, Report], None],
+    report: Report,
+) -> Path:
+    """`folder` with the files `names`: `fetch(missing, scratch folder, report)` puts there what is missing.
+
+    One process at a time fetches what is known by `key`. Raises `ReproError` where the folder cannot be written to.
+    """
+
+    def missing() -> list[str]:
+        return [name for name in names if not (folder / name).is_file()]
+
+    if not missing():
+        return folder
+    lock, partial = (folder.with_name(f".{key}.{kind}") for kind in ("lock", "partial"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_one(lock, lambda: report(f"another process fetches {what}: waiting for it")):
+            if absent := missing():
+                with scratch(partial) as temporary:
+                    fetch(absent, temporary, report)
+    except OSError as error:
+        remedy = "make room or name another folder by REPRO_DATA"
+        raise ReproError(f"cannot write {what} to {folder}: {error.strerror}: {remedy}") from error
+    return folder
 
 
 def run(command: Sequence[str | Path], folder: Path) -> None:

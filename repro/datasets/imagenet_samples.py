@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -69,10 +70,7 @@ def fetch(data_root: Path | str | None = None, report: files.Report = files.quie
 
 
 def _verified(path: Path) -> bytes:
-    try:
-        body = path.read_bytes()
-    except OSError as error:
-        raise ReproError(f"cannot read {path}: {error.strerror}: give this user leave to read it") from error
+    body = files.read(path)
     if files.md5(body) != MD5[path.name]:
         raise ReproError(
             f"{path} is not the expected file (its MD5 differs): delete it and run `python -m repro data "
@@ -94,25 +92,9 @@ def _centre(body: bytes, size: int) -> np.ndarray:
 
 
 def _provide(root: Path, report: files.Report) -> Path:
-    """The folder with all files; those that are missing are fetched, by one process at a time."""
+    """The folder with all files; those that are missing are fetched."""
     folder = root / FOLDER
-    if not _missing(folder):
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with files.only_one(root / f".{FOLDER}.lock", lambda: report("another process fetches them: waiting for it")):
-            if missing := _missing(folder):
-                with files.scratch(root / f".{FOLDER}.partial") as scratch:
-                    _fill(folder, missing, scratch, report)
-    except OSError as error:
-        raise ReproError(
-            f"cannot write to {folder}: {error.strerror}: make room or name another folder by REPRO_DATA"
-        ) from error
-    return folder
-
-
-def _missing(folder: Path) -> list[str]:
-    return [name for name in MD5 if not (folder / name).is_file()]
+    return files.provide("the ImageNet samples", FOLDER, folder, MD5, partial(_fill, folder), report)
 
 
 def _fill(folder: Path, missing: list[str], scratch: Path, report: files.Report) -> None:

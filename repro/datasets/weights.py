@@ -8,6 +8,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,13 +78,11 @@ def load(name: str, data_root: Path | str | None = None, report: files.Report = 
     if name not in ALL:
         raise UsageError(f"no weights {name!r}: {suggestion(name, ALL)}")
     weights, path = ALL[name], files.root(data_root) / ALL[name].file
-    _provide(weights, path, report)
+    files.provide(name, name, path.parent, [path.name], partial(_fill, weights, path), report)
     try:
-        return decode(path.read_bytes(), weights.tensors)
+        return decode(files.read(path), weights.tensors)
     except files.SourceError as error:
         raise ReproError(f"{path} {error}: delete it and run `python -m repro data {name}`") from error
-    except OSError as error:
-        raise ReproError(f"cannot read {path}: {error.strerror}: give this user leave to read it") from error
 
 
 def fetcher(name: str) -> Callable[[Path | str | None, files.Report], Path]:
@@ -117,25 +116,7 @@ def decode(body: bytes, expected: str) -> list[Tensor]:
     return tensors
 
 
-def _provide(weights: Weights, path: Path, report: files.Report) -> None:
-    if path.is_file():
-        return
-    root = path.parent.parent
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        waiting = f"another process fetches {weights.name}: waiting for it"
-        with files.only_one(root / f".{weights.name}.lock", lambda: report(waiting)):
-            if not path.is_file():
-                with files.scratch(root / f".{weights.name}.partial") as scratch:
-                    _fill(weights, path, scratch, report)
-    except OSError as error:
-        raise ReproError(
-            f"cannot write {weights.name} to {path.parent}: {error.strerror}: make room or name another folder by "
-            "REPRO_DATA"
-        ) from error
-
-
-def _fill(weights: Weights, path: Path, scratch: Path, report: files.Report) -> None:
+def _fill(weights: Weights, path: Path, missing: list[str], scratch: Path, report: files.Report) -> None:
     def keep(body: bytes) -> None:
         decode(body, weights.tensors)
         files.write(path, body)
