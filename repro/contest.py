@@ -38,11 +38,10 @@ from repro.adaptive.settings import ARTEFACT, SETTINGS, START, Setting, check
 from repro.adaptive.table import own_settings
 from repro.evidence.claims import Contrast, Row, judge_interval
 from repro.evidence.collection import Evidence
-from repro.evidence.files import write_text
 from repro.evidence.intervals import Interval, paired_difference, pairing, simultaneous
 from repro.evidence.patterns import pattern_row
 from repro.evidence.power import Design
-from repro.evidence.render import markdown_table, mean_text, number, settings_text, write_csv
+from repro.evidence.render import markdown_table, mean_text, number, page_text, settings_text, write_page
 from repro.targets import Context, Outcome, Scalar, Unit
 
 NUMERICS = 1
@@ -155,26 +154,17 @@ class Contest:
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         """`contest.csv` and `contest.md`."""
-        csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
-        write_csv(self.rows(evidence), csv)
-        return [csv, write_text(markdown, self._page({"": evidence}))]
+        return write_page(self.name, self.rows(evidence), self._page({"": evidence}), folder)
 
     def summary(self, committed: Evidence, local: Evidence) -> str:
         """Committed and local runs, each judged on its own."""
         return self._page({"committed": committed, "this machine": local})
 
     def _page(self, sources: Mapping[str, Evidence]) -> str:
-        runs = [
-            _section(f"{name} {scale}".strip(), evidence, scale)
-            for name, evidence in sources.items()
-            for scale in evidence.scales
-        ]
         plan = next(iter(sources.values())).preregistered
-        _, _, protocol = (__doc__ or "").partition("numbered:\n\n")
         reading = CAPTION.format(margin=plan["margin"], n=plan["seeds"]["cpu"], reading=plan["reading"])
-        return "\n".join(
-            (f"# {self.title}\n", reading, f"## Protocol\n\n{protocol}", *(runs or ["Nothing is recorded yet.\n"]))
-        )
+        _, _, protocol = (__doc__ or "").partition("numbered:\n\n")
+        return page_text(self.title, [reading, f"## Protocol\n\n{protocol}"], sources, _section)
 
 
 def _scale(**changed: Scalar) -> dict[str, Scalar]:

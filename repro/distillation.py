@@ -27,10 +27,9 @@ from repro.adaptive.problems import CIFAR10, RESNET18, Problem
 from repro.adaptive.settings import ARTEFACT, START, TRAINED, Setting, check, with_defaults
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
-from repro.evidence.files import write_text
 from repro.evidence.patterns import pattern_rows, pattern_table
 from repro.evidence.records import unpack
-from repro.evidence.render import markdown_table, mean_text, settings_text, write_csv
+from repro.evidence.render import markdown_table, mean_text, page_text, settings_text, write_page
 from repro.targets import Context, Outcome, Scalar, Unit
 
 NUMERICS = 1
@@ -116,22 +115,15 @@ class DistillationStudy:
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         """`distillation.csv` and `distillation.md`."""
-        csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
-        write_csv(self.rows(evidence), csv)
-        return [csv, write_text(markdown, self._page({"": evidence}, evidence))]
+        return write_page(self.name, self.rows(evidence), self._page({"": evidence}, evidence), folder)
 
     def summary(self, committed: Evidence, local: Evidence) -> str:
         """Committed and local runs seed by seed, and the claim judged on the committed ones."""
         return self._page({"committed": committed, "this machine": local}, committed)
 
     def _page(self, sources: Mapping[str, Evidence], judged: Evidence) -> str:
-        runs = [
-            _runs(f"{name} {scale}".strip(), evidence, scale)
-            for name, evidence in sources.items()
-            for scale in evidence.scales
-        ]
         claims = f"## Does a teacher help?\n\n{pattern_table(self.rows(judged), judged.preregistered, judged.values)}"
-        return "\n".join((f"# {self.title}\n", CAPTION, claims, *(runs or ["Nothing is recorded yet.\n"])))
+        return page_text(self.title, [CAPTION, claims], sources, _runs)
 
 
 def _scale(**changed: Scalar) -> dict[str, Scalar]:

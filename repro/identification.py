@@ -31,10 +31,9 @@ from repro.adaptive.problems import HELD_OUT_CIFAR10, MOBILENETV2, RESNET18, Pro
 from repro.adaptive.settings import ARTEFACT, CALIBRATED, START, TESTED, TRAINED, check, with_defaults
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
-from repro.evidence.files import write_text
 from repro.evidence.intervals import paired_difference
 from repro.evidence.patterns import pattern_rows, pattern_table
-from repro.evidence.render import markdown_table, mean_text, settings_text, write_csv
+from repro.evidence.render import markdown_table, mean_text, page_text, settings_text, write_page
 from repro.published import PublishedTable, table
 from repro.targets import Context, Outcome, Scalar, Unit
 
@@ -147,9 +146,7 @@ class Identification:
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         """`identification.csv` and `identification.md`."""
-        csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
-        write_csv(self.rows(evidence), csv)
-        return [csv, write_text(markdown, self._page({"": evidence}, evidence))]
+        return write_page(self.name, self.rows(evidence), self._page({"": evidence}, evidence), folder)
 
     def summary(self, committed: Evidence, local: Evidence) -> str:
         """The ranking on committed and on local runs, and the claims judged on the committed ones."""
@@ -157,14 +154,9 @@ class Identification:
 
     def _page(self, sources: Mapping[str, Evidence], judged: Evidence) -> str:
         claims = f"## Claims\n\n{pattern_table(self.rows(judged), judged.preregistered, partial(_cell, judged))}"
-        runs = [
-            _ranking(f"{name} {scale}".strip(), evidence, scale)
-            for name, evidence in sources.items()
-            for scale in evidence.scales
-        ]
         _, _, protocol = (__doc__ or "").partition("numbered:\n\n")
         other = f"## What differs from the tables\n\n{protocol}"
-        return "\n".join((f"# {self.title}\n", CAPTION, claims, other, *(runs or ["Nothing is recorded yet.\n"])))
+        return page_text(self.title, [CAPTION, claims, other], sources, _ranking)
 
 
 def _scale(**changed: Scalar) -> dict[str, Scalar]:

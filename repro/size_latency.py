@@ -298,10 +298,8 @@ class SizeLatency:
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         """Claims, page and, where anything is recorded, the plotted points and the picture of the largest scale."""
-        paths = [
-            render.write_csv(self.rows(evidence), folder / f"{self.name}.csv"),
-            write_text(folder / f"{self.name}.md", self._page({"": evidence}, evidence)),
-        ]
+        page = self._page({"": evidence}, evidence)
+        paths = render.write_page(self.name, self.rows(evidence), page, folder)
         if not evidence.scales:
             return paths
         measured = Measured(evidence, evidence.scales[-1])
@@ -318,15 +316,9 @@ class SizeLatency:
         return self._page({"committed": committed, "this machine": local}, committed, picture=False)
 
     def _page(self, sources: Mapping[str, Evidence], judged: Evidence, picture: bool = True) -> str:
-        runs = [
-            _table(f"{name} {scale}".strip(), Measured(evidence, scale))
-            for name, evidence in sources.items()
-            for scale in evidence.scales
-        ]
         image = [f"![{self.title}]({self.name}.png)\n"] if picture and judged.scales else []
         claims = f"## Claims\n\n{pattern_table(self.rows(judged), judged.preregistered, partial(cell, judged))}"
-        runs = runs or ["Nothing is recorded yet.\n"]
-        return "\n".join((f"# {self.title}\n", CAPTION, *image, claims, *runs))
+        return render.page_text(self.title, [CAPTION, *image, claims], sources, _table)
 
 
 POINTS = ("network", "format", "quantity", "unit", "p20", "p50", "p80")
@@ -347,8 +339,9 @@ def _points(measured: Measured) -> list[tuple[object, ...]]:
     return points
 
 
-def _table(name: str, measured: Measured) -> str:
+def _table(name: str, evidence: Evidence, scale: str) -> str:
     """One store's measurements at one scale, a line per network."""
+    measured = Measured(evidence, scale)
     header = ["network", "MB FP32", "INT8", "smaller", "INT8 convolutions"]
     for batch in BATCHES:
         header += [f"ms FP32, batch {batch}", "INT8", "faster"]

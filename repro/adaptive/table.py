@@ -28,8 +28,7 @@ from repro.adaptive.settings import (
 )
 from repro.evidence.claims import STAND_IN, Row
 from repro.evidence.collection import Evidence
-from repro.evidence.files import write_text
-from repro.evidence.render import write_csv
+from repro.evidence.render import write_page
 from repro.published import PublishedTable, table
 from repro.targets import Context, Outcome, Scalar, Unit
 
@@ -139,13 +138,10 @@ class AdaptiveTable:
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         rows = self.rows(evidence)
-        csv, markdown = folder / f"{self.name}.csv", folder / f"{self.name}.md"
-        write_csv(rows, csv)
         own = stand_in.proper(evidence, self.stand_ins)
-        write_text(markdown, self._page({"": evidence}, rows, f"{self.name}.png" if own.records else ""))
-        if not own.records:
-            return [csv, markdown]
-        return [csv, markdown, *picture.draw(self.title, self.published, own, folder / self.name)]
+        page = self._page({"": evidence}, rows, f"{self.name}.png" if own.records else "")
+        paths = write_page(self.name, rows, page, folder)
+        return paths + (picture.draw(self.title, self.published, own, folder / self.name) if own.records else [])
 
     def summary(self, committed: Evidence, local: Evidence) -> str:
         sources = {"committed": committed, "this machine": local}

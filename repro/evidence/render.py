@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -21,6 +21,8 @@ from repro.published import path as published_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from repro.evidence.collection import Evidence
 
 RENDERER = 1
 """Version of this module's drawing and writing, part of every fingerprint; raised when its output changes."""
@@ -116,6 +118,26 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], align: 
     ]
     padded = [[pad[a](cell, w) for a, cell, w in zip(align, line, widths, strict=True)] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in (padded[0], rule, *padded[1:]))
+
+
+def page_text(
+    title: str, parts: Sequence[str], sources: Mapping[str, Evidence], section: Callable[[str, Evidence, str], str]
+) -> str:
+    """The Markdown page of a target: title, `parts`, and a section for each source of runs and scale that it has.
+
+    `section(name, evidence, scale)` is given what heads it: the source and the scale.
+    """
+    sections = [
+        section(f"{name} {scale}".strip(), evidence, scale)
+        for name, evidence in sources.items()
+        for scale in evidence.scales
+    ]
+    return "\n".join((f"# {title}\n", *parts, *(sections or ["Nothing is recorded yet.\n"])))
+
+
+def write_page(name: str, rows: Iterable[Row], text: str, folder: Path) -> list[Path]:
+    """Write the CSV and the page of a target. Raises `OSError`."""
+    return [write_csv(rows, folder / f"{name}.csv"), write_text(folder / f"{name}.md", text)]
 
 
 # Figures

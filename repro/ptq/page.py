@@ -16,6 +16,7 @@ from repro.evidence.render import (
     fingerprint,
     markdown_table,
     mean_text,
+    page_text,
     save_figure,
     settings_text,
     write_csv,
@@ -157,13 +158,8 @@ Means over seeds, each with images of its own.
 
 def text(title: str, sources: Mapping[str, Evidence], judged: Sequence[Row]) -> str:
     """The page: print, claims, and a table for each source and scale."""
-    tables = [
-        results(f"{name} {scale}".strip(), evidence, scale)
-        for name, evidence in sources.items()
-        for scale in evidence.scales
-    ]
-    parts = [f"# {title}\n", CAPTION, _published(), _claims(next(iter(sources.values())), judged)]
-    return "\n".join([*parts, *(tables or ["Nothing is recorded yet.\n"])])
+    parts = [CAPTION, _published(), _claims(next(iter(sources.values())), judged)]
+    return page_text(title, parts, sources, results)
 
 
 def _published() -> str:
