@@ -19,7 +19,7 @@ from repro.evidence.preregistration import preregistered
 from repro.evidence.records import Record, pack, settings_hash
 from repro.evidence.render import read_fingerprint
 from repro.places import PREREGISTRATION
-from repro.ptq import TARGET, Cell, float_unit, page
+from repro.ptq import TARGET, Cell, float_unit
 from repro.published import read
 from repro.targets import Context, Unit, planned
 
@@ -189,7 +189,7 @@ class TestRuns:
         assert found["values"]["snr"] > 5
         assert found["values"]["top1"] >= 80
         assert len(found["correct"]["agreement"]) == 3
-        layers = sorted((name for name in found["values"] if name.startswith("snr.")), key=page.layer_key)
+        layers = sorted((name for name in found["values"] if name.startswith("snr.")), key=ptq.layer_key)
         assert len(layers) == 50
         assert (layers[0], layers[-1]) == ("snr.conv_stem", "snr.classifier")
         assert found["values"]["snr.conv_stem"] > 30

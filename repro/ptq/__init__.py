@@ -44,6 +44,7 @@ NUMERICS = 2
 NETWORKS = {"efficientnet_lite0": "EfficientNet-Lite0", "mobilenetv2": "MobileNetV2"}
 GRANULARITIES = ("tensor", "channel")
 CALIBRATORS = ("max", "percentile", "entropy", "mse")
+WIDTHS = range(8, 1, -1)
 DRAWN = ("efficientnet_lite0", "blocks.5.0.conv_pw")
 """Network and layer whose input is drawn."""
 
@@ -90,6 +91,26 @@ def cells(widths: Iterable[int]) -> Iterator[Cell]:
 def float_unit(network: str) -> str:
     """Name of the unit that watches the float network: all quantized ones of it start from what it saw."""
     return f"{network}_float"
+
+
+def layer_key(column: str) -> tuple[int, list[int], int]:
+    """Sorts the columns of layers as data flow through them: stem, blocks, head, classifier.
+
+    >>> sorted(["snr.conv_head", "snr.blocks.1.0.conv_dw", "snr.blocks.1.0.conv_pw", "snr.conv_stem"], key=layer_key)
+    ['snr.conv_stem', 'snr.blocks.1.0.conv_pw', 'snr.blocks.1.0.conv_dw', 'snr.conv_head']
+    """
+    _, *parts = column.split(".")
+    ends = {"conv_stem": 0, "blocks": 1, "conv_head": 2, "classifier": 3}
+    first_block = ("conv_dw", "conv_pw")  # the only one that does not expand
+    order = first_block if parts[1:3] == ["0", "0"] else ("conv_pw", "conv_dw", "conv_pwl")
+    return ends[parts[0]], [int(part) for part in parts[1:-1]], order.index(parts[-1]) if parts[-1] in order else 0
+
+
+def layer_ratios(evidence: Evidence, scale: str, cell: Cell) -> dict[str, list[float]]:
+    """Signal-to-noise ratio in dB of each layer's output over seeds, from the stem to the classifier."""
+    names = next((list(record.values) for record in evidence.seeds(scale, cell.unit).values()), [])
+    columns = sorted((name for name in names if name.startswith("snr.")), key=layer_key)
+    return {c.removeprefix("snr."): list(evidence.values(scale, cell.unit, c).values()) for c in columns}
 
 
 @dataclass(frozen=True)
@@ -175,7 +196,7 @@ def _check(settings: Mapping[str, Scalar], widths: str) -> list[int]:
     if settings["weights"] not in ("same", *CALIBRATORS):
         raise UsageError(f"weights={settings['weights']}: give same, or one of {', '.join(CALIBRATORS)}")
     known = [part.strip() for part in widths.split(",")]
-    if not all(part in map(str, range(2, 9)) for part in known) or len(set(known)) < len(known):
+    if not all(part in map(str, WIDTHS) for part in known) or len(set(known)) < len(known):
         raise UsageError(f"widths={widths}: give different bit-widths from 2 to 8, like 8,6,4")
     return [int(part) for part in known]
 

@@ -16,13 +16,12 @@ from torch.nn import functional as F
 from repro.datasets import cifar10, imagenet_samples
 from repro.networks import post_training, pretrained
 from repro.networks.pretrained import Pretrained
-from repro.ptq import DRAWN, NETWORKS, Cell, cells, float_unit
+from repro.ptq import DRAWN, NETWORKS, TARGET, WIDTHS, Cell, cells, float_unit
 from repro.quantizers.calibration import Histogram, Range
 from repro.targets import Context, Outcome, Unit
 from repro.training.evaluate import top1
 from repro.training.loop import load, save
 
-ARTEFACT = "watched.pt"
 DIGITS = 4
 DRAWN_BINS = 256
 
@@ -33,7 +32,7 @@ def run(unit: Unit, context: Context) -> Outcome:
     for name in NETWORKS:
         if unit.name == float_unit(name):
             return _watch(name, unit, settings, context)
-    cell = next(cell for cell in cells(range(2, 9)) if cell.unit == unit.name)
+    cell = next(cell for cell in cells(WIDTHS) if cell.unit == unit.name)
     return _quantize(cell, unit, settings, context)
 
 
@@ -105,7 +104,7 @@ def _watch(name: str, unit: Unit, settings: Mapping[str, Any], context: Context)
     histograms = post_training.watch(network, calibration, known.signed, settings["every"])
     evaluation = outputs(network, told(images.cifar10("test", unit.seed * test, test), count, "evaluating"))
     state = {layer: histogram.state_dict() for layer, histogram in histograms.items()}
-    save({"histograms": state, "evaluation": evaluation}, context.folder / ARTEFACT)
+    save({"histograms": state, "evaluation": evaluation}, context.folder / TARGET.artefact)
     correct = _correct(network, evaluation, images, unit.seed * test)
     values = {column: top1(hits) for column, hits in correct.items()}
     curve = _drawn(histograms[DRAWN[1]]) if name == DRAWN[0] else []
@@ -137,7 +136,7 @@ def _drawn(histogram: Histogram) -> list[dict[str, float]]:
 def _quantize(cell: Cell, unit: Unit, settings: Mapping[str, Any], context: Context) -> Outcome:
     known = pretrained.get(cell.network)
     images = Images(known, settings["batch"], context.device, context.data_root)
-    seen = load(context.inputs[float_unit(cell.network)] / ARTEFACT, context.device)
+    seen = load(context.inputs[float_unit(cell.network)] / TARGET.artefact, context.device)
     histograms = {layer: Histogram.of(state, known.signed(layer)) for layer, state in seen["histograms"].items()}
     network = pretrained.load(cell.network, context.data_root).to(context.device)
     quantized, ranges = quantize(network, histograms, cell, settings, context.backend)

@@ -21,11 +21,10 @@ from repro.evidence.render import (
     settings_text,
     write_csv,
 )
-from repro.ptq import DRAWN, NETWORKS, Cell, cells, float_unit, picture
+from repro.ptq import DRAWN, NETWORKS, WIDTHS, Cell, cells, float_unit, layer_ratios, picture
 from repro.published import Printed, read
 
 TARGET = "ptq"
-WIDTHS = range(8, 1, -1)
 ANCHORS = {"32": float_unit("efficientnet_lite0"), "8": Cell("efficientnet_lite0", 8, "channel", "max").unit}
 """Unit that stands beside each printed number, by its bits."""
 COLUMNS = {
@@ -117,26 +116,12 @@ def layer_lines(evidence: Evidence, scale: str) -> list[tuple[object, ...]]:
     """Signal-to-noise ratio of each layer's output, of every quantized network; columns as in `LAYERS`."""
     lines: list[tuple[object, ...]] = []
     for cell in cells(WIDTHS):
-        records = evidence.seeds(scale, cell.unit)
-        names = next((list(record.values) for record in records.values()), [])
-        for column in sorted((n for n in names if n.startswith("snr.")), key=layer_key):
-            mean, sd = mean_sd(list(evidence.values(scale, cell.unit, column).values()))
-            layer = column.removeprefix("snr.")
-            lines.append((scale, *cell, layer, mean, sd, len(records)))
+        seeds = len(evidence.seeds(scale, cell.unit))
+        lines += [
+            (scale, *cell, name, *mean_sd(ratios), seeds)
+            for name, ratios in layer_ratios(evidence, scale, cell).items()
+        ]
     return lines
-
-
-def layer_key(column: str) -> tuple[int, list[int], int]:
-    """Sorts the columns of layers as data flow through them: stem, blocks, head, classifier.
-
-    >>> sorted(["snr.conv_head", "snr.blocks.1.0.conv_dw", "snr.blocks.1.0.conv_pw", "snr.conv_stem"], key=layer_key)
-    ['snr.conv_stem', 'snr.blocks.1.0.conv_pw', 'snr.blocks.1.0.conv_dw', 'snr.conv_head']
-    """
-    _, *parts = column.split(".")
-    ends = {"conv_stem": 0, "blocks": 1, "conv_head": 2, "classifier": 3}
-    first_block = ("conv_dw", "conv_pw")  # the only one that does not expand
-    order = first_block if parts[1:3] == ["0", "0"] else ("conv_pw", "conv_dw", "conv_pwl")
-    return ends[parts[0]], [int(part) for part in parts[1:-1]], order.index(parts[-1]) if parts[-1] in order else 0
 
 
 # Text

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from repro.evidence.collection import Evidence
 from repro.evidence.records import Record
 from repro.evidence.render import style
-from repro.ptq import CALIBRATORS, DRAWN, NETWORKS, Cell, float_unit
+from repro.ptq import CALIBRATORS, DRAWN, NETWORKS, WIDTHS, Cell, float_unit, layer_ratios
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,12 +173,10 @@ def depth(evidence: Evidence) -> Figure | None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import MaxNLocator
 
-    from repro.ptq import page
-
     if not evidence.scales:
         return None
     scale = evidence.scales[-1]
-    widths = [b for b in page.WIDTHS if evidence.seeds(scale, Cell("mobilenetv2", b, "channel", "mse").unit)]
+    widths = [b for b in WIDTHS if evidence.seeds(scale, Cell("mobilenetv2", b, "channel", "mse").unit)]
     if not widths:
         return None
     with style():
@@ -188,9 +186,13 @@ def depth(evidence: Evidence) -> Figure | None:
             for axes, bits in zip(line, widths, strict=True):
                 for granularity, how in GRANULARITY_LINES.items():
                     for name in CALIBRATORS:
-                        ratios = _by_layer(evidence, scale, Cell(network, bits, granularity, name), page.layer_key)
+                        found = layer_ratios(evidence, scale, Cell(network, bits, granularity, name)).values()
+                        ratios = [fmean(values) for values in found]
                         axes.plot(
-                            range(1, len(ratios) + 1), ratios, color=COLOURS[name], **{"linewidth": WIDTHS[name]} | how
+                            range(1, len(ratios) + 1),
+                            ratios,
+                            color=COLOURS[name],
+                            **{"linewidth": LINE_WIDTHS[name]} | how,
                         )
                 axes.axhline(0, color="#404040", linewidth=0.8)
                 axes.set_title(f"{label}, {bits} bits", fontweight="bold")
@@ -199,7 +201,7 @@ def depth(evidence: Evidence) -> Figure | None:
             axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         for axes in panels[:, 0]:
             axes.set_ylabel("SNR of its output, dB")
-        keys = [Line2D([], [], color=COLOURS[name], linewidth=WIDTHS[name], label=name) for name in CALIBRATORS]
+        keys = [Line2D([], [], color=COLOURS[name], linewidth=LINE_WIDTHS[name], label=name) for name in CALIBRATORS]
         keys += [
             Line2D([], [], color="#404040", label=f"weights per {g}", **how) for g, how in GRANULARITY_LINES.items()
         ]
@@ -211,15 +213,8 @@ GRANULARITY_LINES: Mapping[str, dict[str, Any]] = {
     "channel": {"linestyle": "solid"},
     "tensor": {"linestyle": (0, (1.5, 1.5)), "linewidth": 1.3},
 }
-WIDTHS = {"max": 4.0, "percentile": 2.9, "entropy": 2.0, "mse": 1.1}
+LINE_WIDTHS = {"max": 4.0, "percentile": 2.9, "entropy": 2.0, "mse": 1.1}
 """Of the lines of layers, weights per channel, so that those that coincide are all seen."""
-
-
-def _by_layer(evidence: Evidence, scale: str, cell: Cell, key: Callable[[str], Any]) -> list[float]:
-    records = evidence.seeds(scale, cell.unit)
-    names = next((list(record.values) for record in records.values()), [])
-    columns = sorted((name for name in names if name.startswith("snr.")), key=key)
-    return [fmean(evidence.values(scale, cell.unit, column).values()) for column in columns]
 
 
 PICTURES: Mapping[str, Callable[[Evidence], Figure | None]] = {"ptq": thresholds, "ptq_layers": depth}
