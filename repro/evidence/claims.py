@@ -110,13 +110,6 @@ class Rollup:
     verdicts: Mapping[Verdict, int]
     states: Mapping[State, int]
 
-    @property
-    def worst(self) -> tuple[Verdict, State] | None:
-        """Worst verdict and worst state, `None` when there are no rows."""
-        if not self.states:
-            return None
-        return max(self.verdicts, key=VERDICTS.index), max(self.states, key=STATES.index)
-
     def __str__(self) -> str:
         verdicts = [f"{n} {verdict or 'without a verdict'}" for verdict, n in self.verdicts.items()]
         states = [f"{n} {state}" for state, n in self.states.items()]
@@ -160,8 +153,6 @@ class Judged(NamedTuple):
     sd: float | None = None
     contrast: str = ""
     """Label of the binding contrast of a pattern."""
-    resolution: float | None = None
-    """Number: smallest difference that a single printed run can show."""
 
     def once(self, complete: bool) -> Judged:
         """Itself; without its verdict as long as the evidence is not complete (`Evidence.complete`)."""
@@ -369,8 +360,7 @@ def judge_number(
     or noisier seeds widen the interval and so never make agreement easier. At other scales the difference is shown
     without a verdict. A single seed has no interval and is `inconclusive`.
 
-    Where the print has no spread, `resolution` is h + t * s * sqrt(1 + 1/n): the smallest difference from a single
-    printed run that can be told from chance. Raises `ValueError` for no seeds.
+    Raises `ValueError` for no seeds.
 
     >>> judge_number(Printed("2.0", 1), [1.9, 2.0, 2.1], margin=.5, scale="gpu").verdict
     'agrees'
@@ -389,8 +379,7 @@ def judge_number(
             verdict = "reproduced" if scale == "paper" else "agrees"
         else:
             verdict = "differs" if low > margin or high < -margin else "inconclusive"
-    resolution = None if high is None or published_n is not None else high - theta
-    return Judged(verdict, estimate.estimate, theta, low, high, margin, n, sd, resolution=resolution)
+    return Judged(verdict, estimate.estimate, theta, low, high, margin, n, sd)
 
 
 def equivalence_margin(printed: Iterable[Printed], at_least: float) -> float:
