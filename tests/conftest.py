@@ -34,6 +34,14 @@ def _one_thread_each() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_waits_for_the_disk() -> Iterator[None]:
+    """`os.fsync` forces nothing: what tests kill is processes, never the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Torch computes on one thread, as in a worker."""

@@ -15,6 +15,8 @@ from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.targets import Context, Outcome, Scalar, Unit
 
+os.fsync = lambda descriptor: None  # in workers too: tests kill them, never the machine
+
 DEFAULTS: dict[str, Scalar] = {"steps": 3, "seconds": 0.0, "rate": 0.5, "loud": False, "fail": ""}
 
 
