@@ -1,6 +1,7 @@
 """The runner with units that only count: what is skipped, resumed, ordered, kept back, and what a failure does."""
 
 import fcntl
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from repro import hardware, runner, targets
 from repro.evidence.records import Store, pack
 from repro.runner import Report, Setup, plan
 from repro.targets import Target, Unit
+from tests.conftest import FAKES
 from tests.running import run_units
 
 pytestmark = pytest.mark.usefixtures("fakes")
@@ -23,7 +25,27 @@ def target(fakes: None) -> Target:
 
 @pytest.fixture
 def setup(tmp_path: Path) -> Setup:
-    return Setup(out=tmp_path / "runs", provenance=PROVENANCE, workers=2, preregistration="abc")
+    return Setup(out=tmp_path / "runs", provenance=PROVENANCE, preregistration="abc")
+
+
+@pytest.fixture(scope="module")
+def all_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a run of all units by two workers leaves; nobody writes to it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FAKES)
+        out, target = tmp_path_factory.mktemp("all") / "runs", targets.get("counting")
+        setup = Setup(out=out, provenance=PROVENANCE, workers=2, preregistration="abc")
+        report = run_units(target, units(target), setup)
+    assert names(report.units("done")) == ["base.0", "loose.0", "thrice.0", "twice.0"]
+    assert report.exit_code == 0
+    return out
+
+
+@pytest.fixture
+def done(all_done: Path, setup: Setup) -> Setup:
+    """All units have been run."""
+    shutil.copytree(all_done, setup.out)
+    return setup
 
 
 def units(target: Target, seeds: int = 1, **changes: object) -> list[Unit]:
@@ -38,11 +60,8 @@ def log(setup: Setup) -> list[str]:
     return (setup.out / "work/counting/smoke/log").read_text().splitlines()
 
 
-def test_every_unit_is_recorded_once_with_all_that_a_record_holds(target: Target, setup: Setup) -> None:
-    report = run_units(target, units(target), setup)
-    assert names(report.units("done")) == ["base.0", "loose.0", "thrice.0", "twice.0"]
-    assert report.exit_code == 0
-    records, damaged = setup.store.read("counting")
+def test_every_unit_is_recorded_once_with_all_that_a_record_holds(done: Setup) -> None:
+    records, damaged = done.store.read("counting")
     assert not damaged
     by_unit = {record.unit: record for record in records}
     assert {name: record.values["total"] for name, record in by_unit.items()} == {
@@ -84,35 +103,31 @@ def test_units_compute_on_the_backend_asked_for(
     assert record.backend is None  # of a unit that loads no torch
 
 
-def test_running_again_skips_what_is_recorded_here_or_committed(target: Target, setup: Setup, tmp_path: Path) -> None:
-    run_units(target, units(target), setup)
-    assert names(run_units(target, units(target), setup).skipped) == ["base.0", "loose.0", "thrice.0", "twice.0"]
-    elsewhere = replace(setup, out=tmp_path / "other")
-    assert plan(target, units(target), elsewhere, [setup.store]).todo == ()
-    assert len(log(setup)) == 6
+def test_running_again_skips_what_is_recorded_here_or_committed(target: Target, done: Setup, tmp_path: Path) -> None:
+    assert names(run_units(target, units(target), done).skipped) == ["base.0", "loose.0", "thrice.0", "twice.0"]
+    elsewhere = replace(done, out=tmp_path / "other")
+    assert plan(target, units(target), elsewhere, [done.store]).todo == ()
+    assert len(log(done)) == 6
 
 
-def test_forced_units_start_from_nothing(target: Target, setup: Setup) -> None:
-    run_units(target, units(target), setup)
-    report = run_units(target, units(target), replace(setup, force=True))
+def test_forced_units_start_from_nothing(target: Target, done: Setup) -> None:
+    report = run_units(target, units(target), replace(done, force=True))
     assert len(report.units("done")) == 4
-    assert len(log(setup)) == 12
+    assert len(log(done)) == 12
 
 
-def test_other_numerics_are_run_anew(target: Target, setup: Setup) -> None:
-    run_units(target, units(target), setup)
+def test_other_numerics_are_run_anew(target: Target, done: Setup) -> None:
     newer = [replace(unit, numerics=2) for unit in units(target)]
-    assert len(run_units(target, newer, setup).units("done")) == 4
-    assert {record.numerics for record in setup.store.read()[0]} == {2}
-    assert len(log(setup)) == 12
+    assert len(run_units(target, newer, done).units("done")) == 4
+    assert {record.numerics for record in done.store.read()[0]} == {2}
+    assert len(log(done)) == 12
 
 
 def test_a_recorded_unit_is_run_again_when_its_artefact_is_needed_and_not_here(
-    target: Target, setup: Setup, tmp_path: Path
+    target: Target, done: Setup, tmp_path: Path
 ) -> None:
-    run_units(target, units(target), setup)
-    here = replace(setup, out=tmp_path / "other")
-    for record in setup.store.read()[0]:
+    here = replace(done, out=tmp_path / "other")
+    for record in done.store.read()[0]:
         if record.unit != "twice":
             here.store.write(record)
     report = run_units(target, units(target), here)
@@ -120,13 +135,10 @@ def test_a_recorded_unit_is_run_again_when_its_artefact_is_needed_and_not_here(
     assert names(report.skipped) == ["loose.0", "thrice.0"]
 
 
-def test_a_start_that_comes_out_otherwise_than_recorded_is_refused(
-    target: Target, setup: Setup, tmp_path: Path
-) -> None:
+def test_a_start_that_comes_out_otherwise_than_recorded_is_refused(target: Target, done: Setup, tmp_path: Path) -> None:
     """Arms of one seed are compared because they share their start."""
-    run_units(target, units(target), setup, limit=1)
-    (start,) = setup.store.read()[0]
-    here = replace(setup, out=tmp_path / "other")
+    (start,) = (record for record in done.store.read()[0] if record.unit == "base")
+    here = replace(done, out=tmp_path / "other")
     here.store.write(replace(start, correct={"total": pack([False, False, True])}))
     for _ in range(2):  # what came out is not taken for the start the next time
         report = run_units(target, units(target), here)
@@ -147,7 +159,7 @@ def test_limit_counts_units_and_shards_split_seeds(target: Target, setup: Setup)
 
 @pytest.mark.parametrize(("way", "code"), [("data", 3), ("bug", 70), ("die", 70)])
 def test_a_failure_keeps_back_what_needs_it_and_nothing_else(target: Target, setup: Setup, way: str, code: int) -> None:
-    report = run_units(target, units(target, fail=f"base:{way}"), setup)
+    report = run_units(target, units(target, fail=f"base:{way}"), replace(setup, workers=2))
     assert names(report.units("failed")) == ["base.0"]
     assert names(report.units("done")) == ["loose.0"]
     assert names(report.left) == ["thrice.0", "twice.0"]
@@ -167,17 +179,15 @@ def test_a_unit_that_somebody_else_runs_is_left_to_them(target: Target, setup: S
     assert report.exit_code == 0
 
 
-def test_a_finished_unit_keeps_its_artefact_and_no_checkpoint(target: Target, setup: Setup) -> None:
-    run_units(target, units(target), setup)
-    assert {path.name for path in setup.folder(units(target)[0]).iterdir()} == {"lock", "total.txt", "unit.json"}
+def test_a_finished_unit_keeps_its_artefact_and_no_checkpoint(target: Target, done: Setup) -> None:
+    assert {path.name for path in done.folder(units(target)[0]).iterdir()} == {"lock", "total.txt", "unit.json"}
 
 
-def test_a_truncated_record_is_made_again(target: Target, setup: Setup) -> None:
-    run_units(target, units(target), setup)
-    path = next(Path(setup.out).glob("records/counting/smoke/thrice*"))
+def test_a_truncated_record_is_made_again(target: Target, done: Setup) -> None:
+    path = next(Path(done.out).glob("records/counting/smoke/thrice*"))
     path.write_text(path.read_text()[:100])
-    assert names(run_units(target, units(target), setup).units("done")) == ["thrice.0"]
-    assert Store(setup.out / "records").read()[1] == []
+    assert names(run_units(target, units(target), done).units("done")) == ["thrice.0"]
+    assert Store(done.out / "records").read()[1] == []
 
 
 def test_seconds_of_all_resumptions_are_counted(target: Target, setup: Setup) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,6 +13,7 @@ from repro import status, targets
 from repro.accept import accept
 from repro.cli import main
 from repro.errors import ReproError
+from repro.evidence.records import Record
 from repro.places import Places
 from repro.runner import Setup
 from repro.targets import Target, planned
@@ -33,13 +35,27 @@ def places(tmp_path: Path) -> Places:
     return Places(root=tmp_path, out=tmp_path / "runs", targets=("counting",))
 
 
-@pytest.fixture
-def run(target: Target, places: Places) -> Callable[..., None]:
-    """Runs all of scale `cpu`, with one seed unless told."""
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], list[Record]]:
+    """What all units of a scale leave, run once."""
 
-    def run(seeds: int | None = None, scale: str = "cpu", **provenance: object) -> None:
-        units = planned(target, scale, seeds)
-        run_units(target, units, Setup(places.out, workers=2, provenance=CLEAN | provenance))
+    @cache
+    def recorded(scale: str) -> list[Record]:
+        setup, target = Setup(tmp_path_factory.mktemp("runs"), provenance=CLEAN), targets.get("counting")
+        run_units(target, planned(target, scale), setup)
+        return setup.store.read()[0]
+
+    return recorded
+
+
+@pytest.fixture
+def run(recorded: Callable[[str], list[Record]], target: Target, places: Places) -> Callable[..., None]:
+    """Leaves what a run of scale `cpu` does, of all seeds unless told."""
+
+    def run(seeds: int = 3, scale: str = "cpu", **provenance: bool) -> None:
+        for record in recorded(scale):
+            if record.seed < seeds:
+                places.local.write(replace(record, **provenance))
 
     return run
 
