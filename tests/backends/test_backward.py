@@ -185,13 +185,13 @@ class TestAgainstFloat64:
 
 class TestSums:
     def test_G3_a_running_sum_would_be_noticed(self) -> None:
-        """Four million equal terms added one after the other in float32 miss the bound that G3 is tested with."""
-        terms = np.full(2**22, 0.1, np.float32)
+        """A million equal terms added one after the other in float32 miss the bound that G3 is tested with."""
+        terms = np.full(2**20, 0.1, np.float32)
         exact = float(terms[0]) * terms.size
         assert abs(float(np.cumsum(terms)[-1]) - exact) > 100 * self.bound(terms)
 
     def test_G3_sums_are_pairwise_or_better(self, backend: Case) -> None:
-        g = np.full(2**22, 0.1, np.float32)
+        g = np.full(2**20, 0.1, np.float32)
         exact = float(g[0]) * g.size
         above = backend.backward(g, np.full_like(g, 9.0), 0.5, -1.0, 1.5, scaler=STE)
         below = backend.backward(g, np.full_like(g, -9.0), 0.5, -1.0, 1.5, scaler=STE)
@@ -201,13 +201,13 @@ class TestSums:
 
     @pytest.mark.parametrize("axis", [0, 1])
     def test_G3_sums_per_channel_are_pairwise_or_better(self, backend: Case, axis: int) -> None:
-        g = np.full((2**20, 4) if axis else (4, 2**20), 0.1, np.float32)
-        channels = np.full(4, 0.5, np.float32)
+        g = np.full((2**20, 2) if axis else (2, 2**20), 0.1, np.float32)
+        channels = np.full(2, 0.5, np.float32)
         gradients = backend.backward(
             g, np.full_like(g, 9.0), channels, -2 * channels, 3 * channels, scaler=STE, axis=axis
         )
         exact = float(g[0, 0]) * 2**20
-        assert gradients.upper.shape == (4,)
+        assert gradients.upper.shape == (2,)
         assert np.all(np.abs(gradients.upper - exact) <= self.bound(g[:, 0] if axis else g[0]))
 
     @staticmethod

@@ -171,10 +171,9 @@ class TestEwgsConversion:
 
 class TestIndependence:
     def test_S5_backends_write_the_table_each_for_itself(self) -> None:
-        """Neither loads the other, so neither can be compared with itself."""
-        script = "import sys, backends.{} as _; assert 'backends.{}' not in sys.modules"
-        for one, other in (("eager", "reference"), ("reference", "eager")):
-            subprocess.run([sys.executable, "-c", script.format(one, other)], check=True)
+        """Neither loads the other, so neither can be compared with itself (the reverse: `test_registry`)."""
+        script = "import sys, backends.eager; assert 'backends.reference' not in sys.modules"
+        subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.fixture
