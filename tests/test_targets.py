@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from repro import datasets, targets
+from repro.cli import main
 from repro.errors import UsageError
 from repro.evidence.claims import RUN_SCALES, Row
 from repro.evidence.preregistration import preregistered
@@ -83,3 +84,20 @@ def test_names_are_those_of_modules_and_of_entry_points(fakes: None) -> None:
         assert importlib.import_module(f"repro.{name}").TARGET.name == name
     with pytest.raises(UsageError, match=r"no target 'tabel1': did you mean table1\?"):
         targets.get("tabel1")
+
+
+def test_a_package_that_cannot_be_imported_is_one_line_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    info = tmp_path / "my_package-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{targets.ENTRY_POINTS}]\nmine = my_module:TARGET\n")
+    (tmp_path / "my_module.py").write_text("import no_such_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["mine"]) == 2
+    out, err = capsys.readouterr()
+    reason = "No module named 'no_such_package'"
+    assert err == f"repro: my-package: 'mine' under repro.targets cannot be loaded: {reason}\n"
+    assert out == ""
+    assert targets.get("table1").name == "table1"  # the others are there all the same

@@ -1,5 +1,6 @@
 """The loop: a training that is stopped anywhere and resumed ends with the very same numbers."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from repro.errors import UsageError
 from repro.training import loop
 from repro.training.batches import Batches
 from repro.training.distillation import training_step
@@ -59,6 +61,15 @@ def test_a_checkpoint_in_mid_epoch_is_used(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(KilledError):
         train(tmp_path / "c.pt", stop_at=8)
     assert loop.load(tmp_path / "c.pt")["step"] == 8
+
+
+def test_a_batch_of_more_images_than_there_are_is_refused(tmp_path: Path) -> None:
+    """An epoch would have no step, and a training none to learn by."""
+    network, few = nn.Linear(1, 10), replace(data(), batch=41)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    with pytest.raises(UsageError, match=r"^batch=41: give at most the 40 training images that there are$") as error:
+        Training(network, optimizer, few, seed=0, epochs=1, checkpoint=tmp_path / "c.pt")
+    assert error.value.exit_code == 2
 
 
 def test_learning_rate_follows_the_cosine_to_zero(tmp_path: Path) -> None:
