@@ -18,12 +18,13 @@ from repro.adaptive.settings import with_defaults
 from repro.contest import ARMS, CONFIRMATORY, EQUALS, EXPLORATORY, GAINS, TARGET
 from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
-from repro.evidence.collection import Evidence
 from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Record, Store, pack
+from repro.evidence.records import Record, pack
 from repro.networks.resnet import ResNet18
-from repro.places import PREREGISTRATION, gather
+from repro.places import PREREGISTRATION
 from repro.targets import Context, planned
+from tests.datasets import made_up
+from tests.made_up import evidence, record_of
 
 TINY = {"train_images": "64", "test_images": "40", "batch": "16", "fp32_epochs": "2", "epochs": "2"}
 PLAN, _ = preregistered(PREREGISTRATION, "contest")
@@ -98,11 +99,7 @@ def test_a_teacher_may_lend_its_blocks_alone() -> None:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list]:
     """Runs the FP32 start and an arm on made-up images; gives their outcomes and counts evaluations."""
 
-    def load_split(split: str, data_root: Path | None) -> CIFAR10:
-        rng, n = np.random.default_rng({"train": 0, "test": 1}[split]), {"train": 5_100, "test": 60}[split]
-        return CIFAR10(rng.integers(0, 256, (n, 3, 32, 32), np.uint8), np.arange(n) % 10)
-
-    monkeypatch.setattr(cifar10, "load", load_split)
+    monkeypatch.setattr(cifar10, "load", made_up.cifar10(train=5_100, test=60))
 
     def run(name: str, **changes: str) -> list:
         outcomes = []
@@ -149,26 +146,21 @@ def test_validation_reads_training_images_that_no_training_sees(monkeypatch: pyt
     assert not set(train.images[:, 0, 0, 0]) & set(test.images[:, 0, 0, 0])
 
 
-def evidence(tmp_path: Path, gains: dict[str, float], seeds: int = 32) -> Evidence:
-    """Made-up records: every arm at 50 and its gain, with noise that seeds share and a little of its own."""
-    store, rng = Store(tmp_path), np.random.default_rng(0)
-    shared = rng.normal(0, 1, 100)
+def records(gains: dict[str, float], seeds: int = 32) -> list[Record]:
+    """Every arm at 50 and its gain, with noise that seeds share and a little of its own."""
+    rng = np.random.default_rng(0)
+    shared, hits = rng.normal(0, 1, 100), {"2": pack(np.zeros(8, bool))}
+    found = []
     for unit in planned(TARGET, "cpu", seeds):
         value = 50 + float(shared[unit.seed]) + gains.get(unit.name, 0.0) + float(rng.normal(0, 0.1))
-        store.write(
-            Record(
-                target="contest", scale="cpu", unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
-                numerics=1, values=dict.fromkeys(map(str, (*BITS, 32)), value), unit_of_values="% top-1", best={},
-                correct={"2": pack(np.zeros(8, bool))}, curve=[], backend="eager", device="cpu", threads=1, workers=1,
-                wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="", dirty=False,
-                started="2026-01-01T00:00:00+00:00", command="", preregistration="",
-            )
-        )  # fmt: skip
-    return gather(TARGET, store)
+        values = dict.fromkeys(map(str, (*BITS, 32)), value)
+        found.append(record_of(unit, values, correct=hits, wall_seconds=1.0))
+    return found
 
 
-def test_a_gain_and_an_equality_are_read_from_simultaneous_intervals(tmp_path: Path) -> None:
-    found = {(row.row, row.claim): row for row in TARGET.rows(evidence(tmp_path, {"coquant": 1.0, "adabits": -1.0}))}
+def test_a_gain_and_an_equality_are_read_from_simultaneous_intervals() -> None:
+    kept = evidence(TARGET, records({"coquant": 1.0, "adabits": -1.0}))
+    found = {(row.row, row.claim): row for row in TARGET.rows(kept)}
     assert len(found) == 10
     assert [found["coquant", claim].verdict for claim in (GAINS, EQUALS)] == ["holds", "fails"]
     assert [found["adabits", claim].verdict for claim in (GAINS, EQUALS)] == ["fails", "fails"]
@@ -178,33 +170,31 @@ def test_a_gain_and_an_equality_are_read_from_simultaneous_intervals(tmp_path: P
 
 
 @pytest.mark.parametrize("seeds", [2, 10])
-def test_nothing_is_decided_before_all_planned_seeds_are_there(tmp_path: Path, seeds: int) -> None:
-    found = evidence(tmp_path, {"coquant": 1.0}, seeds=seeds)
-    rows = TARGET.rows(found)
+def test_nothing_is_decided_before_all_planned_seeds_are_there(seeds: int) -> None:
+    found = records({"coquant": 1.0}, seeds=seeds)
+    rows = TARGET.rows(evidence(TARGET, found))
     assert {(row.verdict, row.state, row.n) for row in rows} == {("", "missing", seeds)}
-    asked = gather(TARGET, Store(tmp_path), planned(TARGET, "cpu", seeds))
+    asked = evidence(TARGET, found, planned(TARGET, "cpu", seeds))
     assert {(row.verdict, row.state, row.n) for row in TARGET.rows(asked)} == {("", "ok", seeds)}
     (gain,) = [row for row in rows if (row.row, row.claim) == ("coquant", GAINS)]
     assert (gain.low is not None) == (seeds == 10)
 
 
-def test_one_missing_network_withholds_every_verdict(tmp_path: Path) -> None:
-    evidence(tmp_path, {"coquant": 1.0})
-    (path,) = (tmp_path / "contest" / "cpu").glob("selected.31.*.json")
-    path.unlink()
-    assert {row.verdict for row in TARGET.rows(gather(TARGET, Store(tmp_path)))} == {""}
+def test_one_missing_network_withholds_every_verdict() -> None:
+    kept = [record for record in records({"coquant": 1.0}) if (record.unit, record.seed) != ("selected", 31)]
+    assert {row.verdict for row in TARGET.rows(evidence(TARGET, kept))} == {""}
 
 
-def test_more_seeds_can_be_planned_from_what_is_recorded(tmp_path: Path) -> None:
-    (design,) = TARGET.designs(evidence(tmp_path, {}, seeds=8))
+def test_more_seeds_can_be_planned_from_what_is_recorded() -> None:
+    (design,) = TARGET.designs(evidence(TARGET, records({}, seeds=8)))
     assert (design.scale, design.n, design.comparisons, design.effect) == ("cpu", 8, len(PLAN["arms"]), PLAN["margin"])
     assert design.sd == pytest.approx(0.14, abs=0.08)
     assert design.seconds == 2 + len(PLAN["arms"])
 
 
-def test_exploratory_arms_are_shown_without_a_verdict(tmp_path: Path) -> None:
+def test_exploratory_arms_are_shown_without_a_verdict() -> None:
     gains = {"coquant": 1.0, "coquant_half": 0.4, "coquant_near": -2.0}
-    page = TARGET.summary(evidence(tmp_path, gains), gather(TARGET, Store(tmp_path / "none")))
+    page = TARGET.summary(evidence(TARGET, records(gains)), evidence(TARGET))
     assert "| confirmatory, control " not in page  # made under no plan
     assert "| exploratory, control " in page
     (line,) = [line for line in page.splitlines() if line.startswith("| CoQuant, teacher random ")]

@@ -12,14 +12,14 @@ import torch
 
 from repro import distillation, targets
 from repro.datasets import cifar10
-from repro.datasets.cifar10 import CIFAR10
 from repro.distillation import DISTILLED, STUDENT, TARGET
 from repro.errors import UsageError
 from repro.evidence.collection import Evidence
-from repro.evidence.records import Record, Store, pack
-from repro.places import gather
+from repro.evidence.records import pack
 from repro.targets import Context, Outcome, Unit, planned
 from repro.training.loop import load
+from tests.datasets import made_up
+from tests.made_up import evidence, record_of
 
 TINY = {"width": "8", "train_images": "64", "test_images": "40", "batch": "16", "fp32_epochs": "1", "epochs": "1"}
 
@@ -32,11 +32,7 @@ def units(**changes: str) -> dict[str, Unit]:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Outcome]:
     """Runs a unit on made-up images, starting from the FP32 network of this test."""
 
-    def load_split(split: str, data_root: Path | None) -> CIFAR10:
-        rng = np.random.default_rng({"train": 0, "test": 1}[split])
-        return CIFAR10(rng.integers(0, 256, (80, 3, 32, 32), np.uint8), rng.integers(0, 10, 80))
-
-    monkeypatch.setattr(cifar10, "load", load_split)
+    monkeypatch.setattr(cifar10, "load", made_up.cifar10())
 
     def run_unit(unit: Unit, folder: str = "", of: targets.Target = TARGET) -> Outcome:
         for name in unit.requires:
@@ -103,23 +99,17 @@ class TestTraining:
         assert taught.curve[0]["loss"] == pytest.approx(plain.curve[0]["loss"], rel=1e-3)
 
 
-def evidence(tmp_path: Path, gains: tuple[float, ...]) -> Evidence:
+def kept(*gains: float) -> Evidence:
     """Made-up records in which the teacher adds `gains`, by seed, to a student of 60 %; no seed's FP32 is alike."""
-    store = Store(tmp_path)
+    records = []
     for unit in planned(TARGET, "cpu", len(gains)):
         right = {"fp32": 80 + unit.seed, STUDENT: 60, DISTILLED: 60 + gains[unit.seed]}[unit.name]
         column = "32" if unit.name == "fp32" else "2"
         hits = np.arange(1000) < 10 * right
         if unit.name == DISTILLED:
             hits[:5] = False
-        store.write(
-            Record(
-                target=TARGET.name, scale="cpu", unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
-                numerics=unit.numerics, values={column: float(right)}, unit_of_values=TARGET.values_unit,
-                correct={column: pack(hits)},
-            )
-        )  # fmt: skip
-    return gather(TARGET, store)
+        records.append(record_of(unit, {column: float(right)}, correct={column: pack(hits)}))
+    return evidence(TARGET, records)
 
 
 class TestEvidence:
@@ -127,21 +117,19 @@ class TestEvidence:
         ("gains", "verdict"),
         [((2.0, 2.1, 2.2), "holds"), ((0.0, 0.1, 0.2), "fails"), ((0.0, 1.0, 2.0), "inconclusive")],
     )
-    def test_the_claim_is_about_the_paired_difference(
-        self, gains: tuple[float, ...], verdict: str, tmp_path: Path
-    ) -> None:
-        (row,) = TARGET.rows(evidence(tmp_path, gains))
+    def test_the_claim_is_about_the_paired_difference(self, gains: tuple[float, ...], verdict: str) -> None:
+        (row,) = TARGET.rows(kept(*gains))
         assert (row.claim, row.kind, row.scale) == ("teacher_helps_at_2_bits", "pattern", "cpu")
         assert (row.verdict, row.state, row.n, row.margin) == (verdict, "ok", 3, 0.5)
         assert row.ours == pytest.approx(np.mean(gains))
 
-    def test_fewer_seeds_than_planned_show_as_missing(self, tmp_path: Path) -> None:
-        (row,) = TARGET.rows(evidence(tmp_path, (2.0, 2.1)))
+    def test_fewer_seeds_than_planned_show_as_missing(self) -> None:
+        (row,) = TARGET.rows(kept(2.0, 2.1))
         assert (row.n, row.state, row.reason) == (2, "missing", "compute: 2 of 3 seeds recorded")
 
     def test_the_page_shows_seeds_their_difference_and_the_images_behind_it(self, tmp_path: Path) -> None:
-        kept = evidence(tmp_path / "records", (2.0, 2.1, 2.2))
-        _, markdown = TARGET.render(kept, tmp_path)
+        found = kept(2.0, 2.1, 2.2)
+        _, markdown = TARGET.render(found, tmp_path)
         text = markdown.read_text()
         lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
         cells = {line[0]: line[1:] for line in lines if len(line) > 1}
@@ -150,10 +138,10 @@ class TestEvidence:
         assert cells["what the teacher adds"] == ["+2.00", "+2.10", "+2.20", "+2.10 ± 0.10"]
         assert cells["test images right only with, only without"] == ["20, 5", "21, 5", "22, 5", ""]
         assert "temperature 4.0" in text
-        assert "holds" in TARGET.summary(kept, kept)
+        assert "holds" in TARGET.summary(found, found)
 
-    def test_runs_that_are_not_complete_are_shown_as_far_as_they_are(self, tmp_path: Path) -> None:
-        kept = evidence(tmp_path, (2.0, 2.1))
-        part = replace(kept, records=tuple(r for r in kept.records if (r.unit, r.seed) != (DISTILLED, 1)))
+    def test_runs_that_are_not_complete_are_shown_as_far_as_they_are(self) -> None:
+        found = kept(2.0, 2.1)
+        part = replace(found, records=tuple(r for r in found.records if (r.unit, r.seed) != (DISTILLED, 1)))
         assert "20, 5" in (text := TARGET.summary(part, part))
         assert "–" in text

@@ -7,11 +7,10 @@ import pytest
 
 from repro import identification
 from repro.adaptive.methods import BITS
-from repro.evidence.records import Record, Store
 from repro.identification import ALPHAS, FROM_FLOAT, PROBLEMS, SCHEMES, TARGET, TRUNCATED, misfit, weight_of
-from repro.places import gather
 from repro.published import table
 from repro.targets import Context, Unit, planned
+from tests.made_up import evidence, record_of
 
 TINY = {
     "width": "8", "width_multiplier": "0.25", "train_images": "64", "test_images": "40", "batch": "16",
@@ -31,13 +30,6 @@ def test_units_are_every_scheme_and_clip_rule_for_both_tables() -> None:
     assert set(identification._units_of("nested/maximum")) < set(found)
 
 
-def record(unit: Unit, values: dict[str, float]) -> Record:
-    return Record(
-        target=unit.target, scale=unit.scale, unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
-        numerics=unit.numerics, values=values, unit_of_values=TARGET.values_unit,
-    )  # fmt: skip
-
-
 def values_of(unit: Unit, error: float) -> dict[str, float]:
     """Half of what the print has above chance, which fits, and an error in points of what is left."""
     name, *_, method = unit.name.split("-")
@@ -50,23 +42,26 @@ def values_of(unit: Unit, error: float) -> dict[str, float]:
     return {str(bits): 10 + (float(printed.cell(method, bits)) - 10) / 2 + error * top / 100 for bits in BITS}
 
 
-def test_misfit_compares_what_is_left_of_the_accuracy_at_full_strength(tmp_path) -> None:
-    store = Store(tmp_path)
-    for unit in planned(TARGET, "cpu", 2):
-        if unit.name.endswith("-fp32") or "-floor-" in unit.name:
-            store.write(record(unit, values_of(unit, error=3.0 * unit.seed)))
-    evidence = gather(TARGET, store)
+def test_misfit_compares_what_is_left_of_the_accuracy_at_full_strength() -> None:
+    kept = evidence(
+        TARGET,
+        [
+            record_of(unit, values_of(unit, error=3.0 * unit.seed))
+            for unit in planned(TARGET, "cpu", 2)
+            if unit.name.endswith("-fp32") or "-floor-" in unit.name
+        ],
+    )
     for names in (("table1",), tuple(PROBLEMS)):
-        assert misfit(evidence, "cpu", "floor", "maximum", names) == {0: pytest.approx(0), 1: pytest.approx(3)}
-    assert misfit(evidence, "cpu", "nested", "maximum", ("table1",)) == {}
-    page = TARGET.summary(evidence, gather(TARGET, Store(tmp_path / "none")))
+        assert misfit(kept, "cpu", "floor", "maximum", names) == {0: pytest.approx(0), 1: pytest.approx(3)}
+    assert misfit(kept, "cpu", "nested", "maximum", ("table1",)) == {}
+    page = TARGET.summary(kept, evidence(TARGET))
     assert "| AdaBits " in page
     lines = [[cell.strip() for cell in line.split("|")] for line in page.splitlines() if line.startswith("| AdaBits ")]
     assert [line[4] for line in lines] == ["2"] * 3
     assert [line[5] for line in lines] == ["", "+0.0 (+0.0 to +0.0), a tie", "+0.0 (+0.0 to +0.0), a tie"]
     assert {line[8] for line in lines} == {"32.0 ± 0.0"}
     assert "| nested codes, means" not in page
-    (row,) = [row for row in TARGET.rows(evidence) if row.claim == "nested_fits_best"]
+    (row,) = [row for row in TARGET.rows(kept) if row.claim == "nested_fits_best"]
     assert (row.state, row.verdict) == ("missing", "")
 
 

@@ -12,8 +12,13 @@ from repro.evidence.power import equivalence_power, seeds_needed
 from repro.evidence.records import Store
 from repro.figure4 import TARGET
 from repro.places import Places
-from repro.targets import planned
+from repro.targets import Unit, planned
 from tests.figure4.made_up import evidence, record
+
+
+def few(unit: Unit) -> bool:
+    """The units of a comparison, without the other networks and widths."""
+    return unit.name.startswith("small_3bit")
 
 
 @pytest.fixture
@@ -29,7 +34,7 @@ def test_nothing_recorded_is_one_line_with_a_remedy(places: Places, capsys: pyte
 
 
 def test_seeds_and_hours_from_records(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
-    found = evidence("cpu", seeds=4)
+    found = evidence("cpu", seeds=4, keep=few)
     for one in found.records:
         places.local.write(one)
     assert main(["plan", "figure4", "--effect", ".6", "--json"], places) == 0
@@ -76,7 +81,7 @@ def test_bad_requests(places: Places, arguments: list[str], words: str, capsys: 
 
 
 def test_an_effect_out_of_reach_is_one_line(places: Places, capsys: pytest.CaptureFixture[str]) -> None:
-    for one in evidence("cpu", seeds=2).records:
+    for one in evidence("cpu", seeds=2, keep=few).records:
         Store(places.committed(TARGET).folder).write(one)
     assert main(["plan", "figure4", "--effect", "1e-9"], places) == 2
     assert "more than" in capsys.readouterr().err

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fractions import Fraction
+from functools import cache
 
-import numpy as np
 import pytest
 
 from repro import targets
@@ -14,10 +14,11 @@ from repro.adaptive.methods import unit_of
 from repro.evidence.claims import equivalence_margin, judge_print
 from repro.evidence.collection import Evidence
 from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Record, Store, pack
-from repro.places import PREREGISTRATION, gather
+from repro.evidence.records import Record
+from repro.places import PREREGISTRATION
 from repro.published import PublishedTable, table
 from repro.targets import planned
+from tests.made_up import evidence, record_of
 
 TABLES = ("table1", "table2", "table3", "table4")
 
@@ -84,52 +85,44 @@ def test_margins_of_patterns_come_from_the_print(name: str) -> None:
         assert pattern.contrasts[0].margin == float(margin), pattern.name
 
 
-def evidence(tmp_path, scale: str = "cpu", seeds: int = 3) -> Evidence:
+@cache
+def kept(seeds: int = 3) -> Evidence:
     """Made-up records of every unit of Table 1: Individual at 90, DQ rows at 10, 2-bit cells ten points lower."""
-    target, store = targets.get("table1"), Store(tmp_path)
-    hits = pack(np.zeros(8, bool))
-    for unit in planned(target, scale, seeds):
+    target, records = targets.get("table1"), []
+    for unit in planned(target, "cpu", seeds):
         if unit.name == "fp32":
             continue
         widths = [str(bits) for bits in unit_of(unit.name)[1]]
         base = 10.0 if unit.name == "dq32" else 90.0
         values = {w: base + 0.1 * unit.seed - (10.0 if w == "2" and base > 10 else 0) for w in widths}
-        store.write(
-            Record(
-                target="table1", scale=scale, unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
-                numerics=unit.numerics, values=values, unit_of_values="% top-1", best=dict.fromkeys(values, 99.0),
-                correct=dict.fromkeys(values, hits), curve=[], backend="eager", device="cpu", threads=1, workers=1,
-                wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="", dirty=False,
-                started="2026-01-01T00:00:00+00:00", command="", preregistration="",
-            )
-        )  # fmt: skip
-    return gather(target, store)
+        records.append(record_of(unit, values, best=dict.fromkeys(values, 99.0)))
+    return evidence(target, records)
 
 
-def find(evidence: Evidence, claim: str, row: str, column: str, scale: str = "cpu"):
+def find(kept: Evidence, claim: str, row: str, column: str, scale: str = "cpu"):
     printed: PublishedTable = table("table1")
     (found,) = [
-        r for r in rows(printed, evidence, "cpu") if (r.claim, r.row, r.column, r.scale) == (claim, row, column, scale)
+        r for r in rows(printed, kept, "cpu") if (r.claim, r.row, r.column, r.scale) == (claim, row, column, scale)
     ]
     return found
 
 
-def test_a_cell_at_reduced_scale_has_a_difference_but_no_verdict(tmp_path) -> None:
-    row = find(evidence(tmp_path), "top1", "individual", "8")
+def test_a_cell_at_reduced_scale_has_a_difference_but_no_verdict() -> None:
+    row = find(kept(), "top1", "individual", "8")
     assert (row.published, row.ours, row.n, row.verdict, row.state) == ("95.1", pytest.approx(90.1), 3, "", "ok")
     assert row.low < 90.1 - 95.1 < row.high
 
 
-def test_our_delta_b_is_that_of_the_seed_means(tmp_path) -> None:
-    row = find(evidence(tmp_path), "delta_b", "dq32", "delta_b")
+def test_our_delta_b_is_that_of_the_seed_means() -> None:
+    row = find(kept(), "delta_b", "dq32", "delta_b")
     assert row.ours == pytest.approx(25 * 10.1 * (3 / 90.1 + 1 / 80.1))
-    assert find(evidence(tmp_path / "b"), "delta_b", "dq8", "delta_b").ours == pytest.approx(100)
+    assert find(kept(), "delta_b", "dq8", "delta_b").ours == pytest.approx(100)
 
 
 @pytest.mark.parametrize("name", ["table3", "table4"])
-def test_a_table_whose_data_are_not_here_is_missing_without_a_verdict(name: str, tmp_path) -> None:
+def test_a_table_whose_data_are_not_here_is_missing_without_a_verdict(name: str) -> None:
     target = targets.get(name)
-    found = [row for row in target.rows(gather(target, Store(tmp_path))) if row.claim == "top1"]
+    found = [row for row in target.rows(evidence(target)) if row.claim == "top1"]
     assert len(found) == 44
     assert {(row.ours, row.verdict, row.state) for row in found} == {(None, "", "missing")}
     assert all(
@@ -137,23 +130,23 @@ def test_a_table_whose_data_are_not_here_is_missing_without_a_verdict(name: str,
     )
 
 
-def test_fewer_seeds_than_planned_show_as_missing(tmp_path) -> None:
-    row = find(evidence(tmp_path, seeds=2), "top1", "individual", "8")
+def test_fewer_seeds_than_planned_show_as_missing() -> None:
+    row = find(kept(seeds=2), "top1", "individual", "8")
     assert (row.n, row.state, row.reason) == (2, "missing", "compute: 2 of 3 seeds recorded")
 
 
-def test_patterns_are_judged_on_ours(tmp_path) -> None:
-    found = {r.claim: r for r in rows(table("table1"), evidence(tmp_path), "cpu") if r.scale == "cpu"}
+def test_patterns_are_judged_on_ours() -> None:
+    found = {r.claim: r for r in rows(table("table1"), kept(), "cpu") if r.scale == "cpu"}
     assert found["dq32_at_chance"].verdict == "holds"
     assert found["bn_calibration_lifts_dq32"].verdict == "holds"
     assert found["dq8_collapses_at_2"].verdict == "fails"  # ten points where the margin is 43.4
     assert found["individual_loses_most_at_2"].verdict == "holds"
 
 
-def test_last_epoch_at_reduced_scale_and_the_papers_rule_at_full_scale(tmp_path) -> None:
-    kept = evidence(tmp_path)
-    assert Measured(table("table1"), kept, "cpu").accuracy("individual", 8)[0] == 90.0
-    moved = Evidence("table1", (), tuple(replace_scale(r) for r in kept.records))
+def test_last_epoch_at_reduced_scale_and_the_papers_rule_at_full_scale() -> None:
+    found = kept()
+    assert Measured(table("table1"), found, "cpu").accuracy("individual", 8)[0] == 90.0
+    moved = Evidence("table1", (), tuple(replace_scale(r) for r in found.records))
     assert Measured(table("table1"), moved, "paper").accuracy("individual", 8)[0] == 99.0
 
 
@@ -161,17 +154,17 @@ def replace_scale(record: Record) -> Record:
     return replace(record, scale="paper")
 
 
-def test_nothing_recorded_still_gives_every_row(tmp_path) -> None:
+def test_nothing_recorded_still_gives_every_row() -> None:
     target = targets.get("table1")
-    found = target.rows(gather(target, Store(tmp_path)))
+    found = target.rows(evidence(target))
     numbers = [r for r in found if r.kind == "number"]
     assert len(numbers) == 11 * 4 + 10
     assert {r.state for r in numbers} == {"missing"}
     assert {r.verdict for r in numbers} == {""}
 
 
-def test_a_pattern_of_delta_b_needs_individuals_runs_too(tmp_path) -> None:
-    full = evidence(tmp_path)
+def test_a_pattern_of_delta_b_needs_individuals_runs_too() -> None:
+    full = kept()
     (whole,) = [r for r in rows(table("table1"), full, "cpu") if (r.claim, r.scale) == ("coquant_best_delta_b", "cpu")]
     assert (whole.state, whole.n, whole.ours) == ("ok", 3, pytest.approx(0))  # all methods are made up alike
     bare = replace(full, records=tuple(r for r in full.records if not r.unit.startswith("individual")))

@@ -8,19 +8,17 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from repro import targets
 from repro.adaptive.methods import ENTRY_POINTS, METHODS, OURS, methods, unit_of
 from repro.adaptive.table import AdaptiveTable
 from repro.datasets import cifar10
-from repro.datasets.cifar10 import CIFAR10
 from repro.errors import UsageError
-from repro.evidence.records import Record, Store, pack
-from repro.places import gather
 from repro.published import table
 from repro.targets import Context, planned
+from tests.datasets import made_up
+from tests.made_up import evidence, record_of
 
 README = Path(__file__).parents[2] / "README.md"
 TINY = {
@@ -103,13 +101,9 @@ def readme_example() -> tuple[str, dict[str, str]]:
 def test_a_method_of_ones_own_is_trained_and_shown(
     install: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load_split(split: str, data_root: Path | None) -> CIFAR10:
-        rng = np.random.default_rng({"train": 0, "test": 1}[split])
-        return CIFAR10(rng.integers(0, 256, (80, 3, 32, 32), np.uint8), rng.integers(0, 10, 80))
-
-    monkeypatch.setattr(cifar10, "load", load_split)
+    monkeypatch.setattr(cifar10, "load", made_up.cifar10())
     install(*readme_example())
-    target, store = targets.get("table1"), Store(tmp_path / "records")
+    target = targets.get("table1")
     units = planned(target, "smoke", 1, TINY)
     assert units[-1].name == "taught"
     for unit in (units[0], units[-1]):
@@ -117,16 +111,8 @@ def test_a_method_of_ones_own_is_trained_and_shown(
         folder.mkdir()
         outcome = target.run(unit, Context(folder, inputs={name: tmp_path / name for name in unit.requires}))
     assert list(outcome.values) == ["8", "6", "4", "2"]
-    store.write(
-        Record(
-            target="table1", scale="smoke", unit=unit.name, seed=0, settings=dict(unit.settings), numerics=1,
-            values=dict(outcome.values), unit_of_values="% top-1", best=dict(outcome.best),
-            correct={c: pack(hits) for c, hits in outcome.correct.items()}, curve=[], backend="eager", device="cpu",
-            threads=1, workers=1, wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="",
-            dirty=False, started="2026-01-01T00:00:00+00:00", command="", preregistration="",
-        )
-    )  # fmt: skip
-    page = target.summary(gather(target, store, units), gather(target, store, units))
+    kept = evidence(target, [record_of(unit, outcome.values, best=outcome.best)], units)
+    page = target.summary(kept, kept)
     (line,) = [line for line in page.splitlines() if "Any Precision, teacher the highest (my-package)" in line]
     assert f"{outcome.values['2']:.1f}" in line
 
@@ -139,12 +125,12 @@ def test_a_row_whose_recipe_was_edited_is_another_unit(install: Callable) -> Non
     assert not any(key.startswith("recipe_") for key in planned(targets.get("table1"), "smoke", 1, TINY)[0].settings)
 
 
-def test_without_a_record_an_installed_method_changes_no_render(install: Callable, tmp_path: Path) -> None:
+def test_without_a_record_an_installed_method_changes_no_render(install: Callable) -> None:
     target: AdaptiveTable = targets.get("table2")
-    before = target.summary(gather(target, Store(tmp_path)), gather(target, Store(tmp_path)))
+    before = target.summary(evidence(target), evidence(target))
     install(*readme_example())
     assert "taught" in methods()
-    assert target.summary(gather(target, Store(tmp_path)), gather(target, Store(tmp_path))) == before
+    assert target.summary(evidence(target), evidence(target)) == before
 
 
 @pytest.mark.parametrize(

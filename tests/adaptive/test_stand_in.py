@@ -4,50 +4,40 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from repro import status, targets
 from repro.adaptive.methods import unit_of
 from repro.evidence.claims import STAND_IN, ClaimError, Row
 from repro.evidence.collection import Evidence
-from repro.evidence.records import Record, Store, pack
-from repro.places import gather
 from repro.targets import planned
+from tests.made_up import evidence, record_of
 
 TABLES = ("table3", "table4")
 
 
-def evidence(name: str, folder: Path) -> Evidence:
+def kept(name: str) -> Evidence:
     """Made-up records of every unit at `smoke`: 42 % everywhere."""
-    target, store = targets.get(name), Store(folder)
+    target, records = targets.get(name), []
     for unit in planned(target, "smoke"):
         widths = ["32"] if unit.name == "fp32" else [str(bits) for bits in unit_of(unit.name)[1]]
         values = dict.fromkeys(widths, 42.0)
-        store.write(
-            Record(
-                target=name, scale="smoke", unit=unit.name, seed=0, settings=dict(unit.settings),
-                numerics=unit.numerics, values=values, unit_of_values="% top-1", best=values,
-                correct=dict.fromkeys(values, pack(np.zeros(8, bool))), curve=[], backend="eager", device="cpu",
-                threads=1, workers=1, wall_seconds=1.0, images_per_second=1.0, versions={}, cpu="", gpu=None, commit="",
-                dirty=False, started="2026-01-01T00:00:00+00:00", command="", preregistration="",
-            )
-        )  # fmt: skip
-    return gather(target, store)
+        records.append(record_of(unit, values, best=values))
+    return evidence(target, records)
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_claims_about_the_print_are_as_without_the_runs(name: str, tmp_path: Path) -> None:
+def test_claims_about_the_print_are_as_without_the_runs(name: str) -> None:
     target = targets.get(name)
-    with_runs = target.rows(evidence(name, tmp_path))
-    without = target.rows(gather(target, Store(tmp_path / "none")))
+    with_runs = target.rows(kept(name))
+    without = target.rows(evidence(target))
     assert [row for row in with_runs if row.claim != STAND_IN] == without
     assert {row.state for row in without if row.scale != "print"} == {"missing"}
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_page_and_status_say_what_it_is(name: str, tmp_path: Path) -> None:
-    target, found = targets.get(name), evidence(name, tmp_path)
+    target, found = targets.get(name), kept(name)
     words = target.stand_ins["smoke"].words
     rows = [row for row in target.rows(found) if row.claim == STAND_IN]
     assert len(rows) == 44

@@ -9,7 +9,7 @@ from typing import Any
 from repro.evidence.collection import Evidence, Wanted, collect
 from repro.evidence.preregistration import section_hash
 from repro.evidence.records import Record, Store, settings_hash
-from tests.evidence.made_up import SETTINGS, record, spoil
+from tests.made_up import SETTINGS, record, spoil
 
 
 def wanted(seed: int, **changes: Any) -> Wanted:

@@ -33,7 +33,7 @@ from repro.evidence.records import (
     settings_hash,
     unpack,
 )
-from tests.evidence.made_up import SETTINGS, record, spoil
+from tests.made_up import SETTINGS, record, spoil
 
 # What a record holds
 
@@ -309,7 +309,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from repro.evidence import records
-from tests.evidence.made_up import record
+from tests.made_up import record
 
 def kill(file, path):
     {before}
@@ -345,7 +345,7 @@ import sys
 from itertools import count
 from pathlib import Path
 from repro.evidence.records import Store
-from tests.evidence.made_up import record
+from tests.made_up import record
 
 store, seed = Store(Path(sys.argv[1])), int(sys.argv[2])
 for i in count():
@@ -430,7 +430,7 @@ READ_ONLY = """
 import os, sys
 from pathlib import Path
 from repro.evidence.records import Store, StoreError
-from tests.evidence.made_up import record
+from tests.made_up import record
 made_up = record()
 if os.geteuid() == 0:
     os.seteuid(65534)  # root may write anywhere

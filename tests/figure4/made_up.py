@@ -6,12 +6,12 @@ import functools
 import random
 from collections.abc import Callable
 
-from repro.evidence.collection import Evidence, Wanted
-from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Record, settings_hash
+from repro.evidence.collection import Evidence
+from repro.evidence.records import Record
 from repro.figure4 import TARGET
-from repro.places import PREREGISTRATION
 from repro.targets import Unit, planned
+from tests import made_up
+from tests.made_up import record_of
 
 EFFECTS = {"ste": 0.0, "ewgs": 1.0, "invtanh": 0.8}
 """Points that a scaler of the weights adds in the made-up runs."""
@@ -25,17 +25,7 @@ def record(unit: Unit, effect: float = 1.0) -> Record:
         top1 = 40.0 + unit.seed + effect * EFFECTS.get(str(unit.settings["weights"]), 0.1) + draw.gauss(0, 0.1)
         error = 0.25 - 0.01 * float(unit.settings.get("delta") or 0.0)  # type: ignore[arg-type]
         values = {"top1": top1, "top1_bn": top1 + 0.5, "weight_error": error, "oscillation": 3.0}
-    return Record(
-        target=TARGET.name,
-        scale=unit.scale,
-        unit=unit.name,
-        seed=unit.seed,
-        settings=dict(unit.settings),
-        numerics=unit.numerics,
-        values=values,
-        unit_of_values=TARGET.values_unit,
-        wall_seconds=10.0,
-    )
+    return record_of(unit, values, wall_seconds=10.0)
 
 
 @functools.cache
@@ -43,10 +33,5 @@ def evidence(
     scale: str | None = None, seeds: int | None = None, effect: float = 1.0, keep: Callable[[Unit], bool] = bool
 ) -> Evidence:
     """What would be recorded of a scale, of so many of its seeds; without a scale nothing."""
-    units = [unit for each in TARGET.scales for unit in planned(TARGET, each)]
-    wanted = tuple(Wanted(u.scale, u.name, u.seed, settings_hash(u.settings), u.numerics) for u in units)
-    done = [u for u in units if u.scale == scale and (seeds is None or u.seed < seeds) and keep(u)]
-    section, _ = preregistered(PREREGISTRATION, TARGET.name)
-    return Evidence(
-        TARGET.name, wanted, tuple(record(unit, effect) for unit in done), preregistered=section, planned=wanted
-    )
+    done = [u for u in planned(TARGET, scale) if (seeds is None or u.seed < seeds) and keep(u)] if scale else []
+    return made_up.evidence(TARGET, [record(unit, effect) for unit in done])
