@@ -21,11 +21,33 @@ MODULES = (
 )
 
 
+ALONE = """
+import os, sys
+from importlib import import_module
+before = set(sys.modules)
+for module in sys.argv[1:]:
+    if os.fork() == 0:
+        import_module(module)
+        print(module, *sorted(set(sys.modules) - before), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded_by() -> dict[str, list[str]]:
+    """What each module loads, imported in a fresh process of its own."""
+    command = [sys.executable, "-c", ALONE, *MODULES]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return {module: loaded for module, *loaded in map(str.split, said)}
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_nothing_else_of_the_suite_and_no_heavy_package_is_imported(module: str) -> None:
+def test_nothing_else_of_the_suite_and_no_heavy_package_is_imported(
+    module: str, loaded_by: dict[str, list[str]]
+) -> None:
     """No torch and no pandas ever; numpy, scipy and matplotlib only by the functions that compute or draw."""
-    code = f"import sys; before = set(sys.modules); import {module}; print(*sorted(set(sys.modules) - before))"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    loaded = loaded_by[module]
     assert module in loaded
     assert not {"torch", "pandas", "numpy", "scipy", "matplotlib", "backends"} & {name.split(".")[0] for name in loaded}
     own = {".".join(name.split(".")[:2]) for name in loaded if name.startswith("repro")}
