@@ -9,16 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from repro import size_latency
 from repro.errors import ReproError, UsageError
 from repro.evidence import render
 from repro.evidence.collection import Evidence
-from repro.evidence.records import Record, Store
 from repro.networks import onnx_export
-from repro.places import gather
 from repro.size_latency import BATCHES, FORMATS, NETWORKS, QUANTILES, TARGET, Measured
 from repro.targets import Context, planned
+from tests.made_up import evidence, record_of
 
 pytestmark = pytest.mark.usefixtures("coarse")
 
@@ -81,9 +81,9 @@ def test_a_network_really_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.images == 2 * 3
 
 
-def evidence(folder: Path, speedup: float = 2.0, int8_mb: float = 11.0, networks: tuple[str, ...] = tuple(NETWORKS)):
+def kept(speedup: float = 2.0, int8_mb: float = 11.0, networks: tuple[str, ...] = tuple(NETWORKS)) -> Evidence:
     """Made-up records: FP32 has 40 MB and takes 30 ms an image; the p20 and p80 lie a tenth beside the p50."""
-    store = Store(folder)
+    records = []
     for u in planned(TARGET, "cpu"):
         if u.name not in networks:
             continue
@@ -93,18 +93,13 @@ def evidence(folder: Path, speedup: float = 2.0, int8_mb: float = 11.0, networks
             middle = {"fp32": 30.0 * batch, "int8": 30.0 * batch / gain, "speedup": gain}
             for name, value in middle.items():
                 values |= {f"{name}_{batch}_{q}": value * f for q, f in zip(QUANTILES, (0.9, 1, 1.1), strict=True)}
-        store.write(
-            Record(
-                target=TARGET.name, scale="cpu", unit=u.name, seed=u.seed, settings=dict(u.settings),
-                numerics=u.numerics, values=values, unit_of_values=TARGET.values_unit, cpu="A Processor",
-            )
-        )  # fmt: skip
-    return gather(TARGET, store)
+        records.append(record_of(u, values, cpu="A Processor"))
+    return evidence(TARGET, records)
 
 
 class TestClaims:
-    def test_smaller_and_faster_hold(self, tmp_path: Path) -> None:
-        rows = TARGET.rows(evidence(tmp_path))
+    def test_smaller_and_faster_hold(self) -> None:
+        rows = TARGET.rows(kept())
         assert [row.claim for row in rows] == [
             "int8_is_about_a_quarter", *(f"int8_is_faster_{name}" for name in NETWORKS)
         ]  # fmt: skip
@@ -112,11 +107,11 @@ class TestClaims:
         assert rows[0].ours == pytest.approx(40 / 11)
         assert rows[1].ours == pytest.approx(2.01)
 
-    def test_slower_fails_and_hardly_smaller_too(self, tmp_path: Path) -> None:
-        assert {row.verdict for row in TARGET.rows(evidence(tmp_path, speedup=0.9, int8_mb=20.0))} == {"fails"}
+    def test_slower_fails_and_hardly_smaller_too(self) -> None:
+        assert {row.verdict for row in TARGET.rows(kept(speedup=0.9, int8_mb=20.0))} == {"fails"}
 
-    def test_a_network_without_records_is_missing(self, tmp_path: Path) -> None:
-        rows = TARGET.rows(evidence(tmp_path, networks=("resnet18",)))
+    def test_a_network_without_records_is_missing(self) -> None:
+        rows = TARGET.rows(kept(networks=("resnet18",)))
         states = {row.claim: row.state for row in rows}
         assert states["int8_is_faster_resnet18"] == "ok"
         assert states["int8_is_faster_mobilenetv2"] == states["int8_is_about_a_quarter"] == "missing"
@@ -127,29 +122,30 @@ class TestFiles:
         return [path.name.removeprefix("size_latency") for path in paths]
 
     def test_without_records_there_is_no_picture(self, tmp_path: Path) -> None:
-        assert self.names(TARGET.render(Evidence(TARGET.name, (), ()), tmp_path)) == [".csv", ".md"]
+        assert self.names(TARGET.render(evidence(TARGET), tmp_path)) == [".csv", ".md"]
 
-    def test_the_same_bytes_twice(self, tmp_path: Path) -> None:
-        kept = evidence(tmp_path / "records")
-        first, second = (TARGET.render(kept, tmp_path / name) for name in "ab")
+    def test_the_same_bytes_twice_and_a_fingerprint_of_the_records(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second = (TARGET.render(kept(), tmp_path / name) for name in "ab")
         assert self.names(first) == [".csv", ".md", "_points.csv", ".png", ".svg"]
         assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
-
-    def test_pictures_carry_a_fingerprint_of_the_records(self, tmp_path: Path) -> None:
-        *_, png, svg = TARGET.render(evidence(tmp_path / "one"), tmp_path / "a")
-        *_, other = TARGET.render(evidence(tmp_path / "two", speedup=2.5), tmp_path / "b")
+        *_, png, svg = first
+        monkeypatch.setattr(size_latency, "picture", lambda measured: Figure())
+        *_, other = TARGET.render(kept(speedup=2.5), tmp_path / "c")
         assert render.read_fingerprint(png) == render.read_fingerprint(svg) != render.read_fingerprint(other)
 
-    def test_points_are_the_medians_over_repeats(self, tmp_path: Path) -> None:
-        TARGET.render(evidence(tmp_path / "records"), tmp_path)
+    def test_points_are_the_medians_over_repeats(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(size_latency, "picture", lambda measured: Figure())
+        TARGET.render(kept(), tmp_path)
         with (tmp_path / "size_latency_points.csv").open() as file:
             rows = {(row["network"], row["format"], row["quantity"]): row for row in csv.DictReader(file)}
         assert len(rows) == len(NETWORKS) * 2 * 3
         assert float(rows["resnet18", "int8", "batch of 1"]["p50"]) == pytest.approx(30 / 2.01, rel=1e-5)
         assert float(rows["resnet18", "fp32", "batch of 32"]["p80"]) == pytest.approx(1056)
 
-    def test_the_page_says_whose_numbers_these_are(self, tmp_path: Path) -> None:
-        text = TARGET.summary(evidence(tmp_path), evidence(tmp_path))
+    def test_the_page_says_whose_numbers_these_are(self) -> None:
+        text = TARGET.summary(kept(), kept())
         assert (
             "Ours, scale cpu, not comparable with print: A Processor, one thread, onnxruntime, random weights." in text
         )
@@ -158,8 +154,8 @@ class TestFiles:
 
 
 class TestPicture:
-    def test_a_bar_for_each_network_and_format_in_each_panel(self, tmp_path: Path) -> None:
-        figure = size_latency.picture(Measured(evidence(tmp_path), "cpu"))
+    def test_a_bar_for_each_network_and_format_in_each_panel(self) -> None:
+        figure = size_latency.picture(Measured(kept(), "cpu"))
         size, one, many = figure.axes
         assert [len(axes.patches) for axes in figure.axes] == [2 * len(NETWORKS)] * 3
         assert [bar.get_width() for bar in size.patches] == [40.0] * 4 + [11.0] * 4
@@ -167,12 +163,12 @@ class TestPicture:
         assert [bar.get_width() for bar in many.patches[:4]] == pytest.approx([30.0] * 4)  # per image
         assert [label.get_text() for label in size.get_yticklabels()] == [n.label for n in NETWORKS.values()]
 
-    def test_only_networks_with_records_are_drawn(self, tmp_path: Path) -> None:
-        figure = size_latency.picture(Measured(evidence(tmp_path, networks=("mobilenetv2",)), "cpu"))
+    def test_only_networks_with_records_are_drawn(self) -> None:
+        figure = size_latency.picture(Measured(kept(networks=("mobilenetv2",)), "cpu"))
         assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["MobileNetV2"]
 
-    def test_slower_is_another_colour(self, tmp_path: Path) -> None:
-        figure = size_latency.picture(Measured(evidence(tmp_path, speedup=0.8), "cpu"))
+    def test_slower_is_another_colour(self) -> None:
+        figure = size_latency.picture(Measured(kept(speedup=0.8), "cpu"))
         gains = [text for text in figure.axes[1].texts if text.get_text().endswith("×")]
         assert {(text.get_text(), text.get_color()) for text in gains} == {("0.81 ×", size_latency.SLOWER)}
 
