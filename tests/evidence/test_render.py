@@ -16,7 +16,6 @@ from matplotlib.figure import Figure
 
 from repro.evidence import files
 from repro.evidence.claims import Row
-from repro.evidence.records import Record
 from repro.evidence.render import (
     HEADER,
     csv_text,
@@ -28,6 +27,7 @@ from repro.evidence.render import (
     style,
     write_csv,
 )
+from tests.made_up import record
 
 COLUMNS = "target,claim,kind,scale,row,column,published,read_from,ours,sd,n,low,high,margin,verdict,state,reason"
 
@@ -46,12 +46,6 @@ def draw() -> Figure:
         axes.set_title("Bytes")
         axes.legend()
     return figure
-
-
-def record() -> Record:
-    return Record(
-        target="t", scale="cpu", unit="u", seed=0, settings={}, numerics=1, values={"8": 90.0}, unit_of_values="%"
-    )
 
 
 # CSV
@@ -166,7 +160,7 @@ def test_a_name_with_a_point_keeps_it(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_follows_records_published_files_drawing_and_nothing_else() -> None:
-    a, b = record(), replace(record(), seed=1)
+    a, b = record(seed=0), record(seed=1)
     base = fingerprint(renderer=1, records=[a, b], published=["tables", "bold"], texts=["x"])
     assert base == fingerprint(renderer=1, records=[b, a], published=["bold", "tables"], texts=["x"])
     assert len(base) == len(hashlib.sha256().hexdigest())
