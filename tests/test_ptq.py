@@ -7,21 +7,23 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from repro import ptq
+from repro.cli import main
 from repro.errors import UsageError
-from repro.evidence.collection import Evidence, Wanted
-from repro.evidence.preregistration import preregistered
-from repro.evidence.records import Record, pack, settings_hash
+from repro.evidence.collection import Evidence
+from repro.evidence.records import Record, pack
 from repro.evidence.render import read_fingerprint
-from repro.places import PREREGISTRATION
 from repro.ptq import TARGET, Cell, float_unit
 from repro.published import read
 from repro.targets import Context, Unit, planned
+from tests import made_up
+from tests.made_up import record_of
 
 pytestmark = pytest.mark.usefixtures("coarse")
 
@@ -42,27 +44,13 @@ def record(unit: Unit) -> Record:
         upper = 30.0 / place
         values |= {"drawn.upper": upper, "drawn.step": upper / (2 ** (bits - 1) - 1)}
         values |= {"drawn.clipped": 0.4 * (place - 1), "drawn.snr": 10.0 + place}
-    return Record(
-        target="ptq",
-        scale=unit.scale,
-        unit=unit.name,
-        seed=unit.seed,
-        settings=dict(unit.settings),
-        numerics=unit.numerics,
-        values=values,
-        unit_of_values=TARGET.values_unit,
-        correct={"knn": pack(np.array([True, False]))},
-        curve=curve,
-    )
+    return record_of(unit, values, correct={"knn": pack(np.array([True, False]))}, curve=curve)
 
 
+@cache
 def evidence(scale: str | None = None) -> Evidence:
     """Every unit of a scale recorded; of none, nothing."""
-    units = [unit for name in TARGET.scales for unit in planned(TARGET, name)]
-    wanted = tuple(Wanted(u.scale, u.name, u.seed, settings_hash(u.settings), u.numerics) for u in units)
-    records = tuple(record(unit) for unit in units if unit.scale == scale)
-    section, _ = preregistered(PREREGISTRATION, "ptq")
-    return Evidence("ptq", wanted, records, preregistered=section)
+    return made_up.evidence(TARGET, map(record, planned(TARGET, scale) if scale else ()))
 
 
 class TestUnits:
@@ -129,38 +117,34 @@ class TestClaims:
 
 
 class TestFiles:
-    def test_the_same_bytes_twice_and_pictures_with_a_fingerprint(self, tmp_path: Path) -> None:
-        first, second = (TARGET.render(evidence("smoke"), tmp_path / folder) for folder in "ab")
+    def test_the_same_bytes_from_a_process_without_torch_and_pictures_with_a_fingerprint(self, tmp_path: Path) -> None:
+        code = (
+            "import sys; from pathlib import Path; from tests.test_ptq import TARGET, evidence;"
+            "from repro.evidence import render; render.STYLE['savefig.dpi'] = 40;"
+            "TARGET.render(evidence('smoke'), Path(sys.argv[1]));"
+            "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
+        )
+        subprocess.run([sys.executable, "-c", code, tmp_path / "b"], check=True, cwd=Path(__file__).parents[1])
+        first = TARGET.render(evidence("smoke"), tmp_path / "a")
         names = ["ptq.csv", "ptq_layers.csv", "ptq.md", "ptq.png", "ptq.svg", "ptq_layers.png", "ptq_layers.svg"]
         assert [path.name for path in first] == names
-        for one, other in zip(first, second, strict=True):
-            assert one.read_bytes() == other.read_bytes(), one.name
+        for one in first:
+            assert one.read_bytes() == (tmp_path / "b" / one.name).read_bytes(), one.name
         assert read_fingerprint(first[3]) == read_fingerprint(first[4]) is not None
+        with first[1].open() as file:
+            rows = list(csv.DictReader(file))
+        assert len(rows) == len(LAYERS) * 2 * 2 * 2 * 4  # every layer of every network in order
+        assert tuple(row["layer"] for row in rows[: len(LAYERS)]) == LAYERS
 
     def test_without_records_there_is_nothing_to_draw(self, tmp_path: Path) -> None:
         assert [path.name for path in TARGET.render(evidence(), tmp_path)] == ["ptq.csv", "ptq_layers.csv", "ptq.md"]
         assert "Nothing is recorded yet" in (tmp_path / "ptq.md").read_text()
-
-    def test_every_layer_of_every_network_in_order(self, tmp_path: Path) -> None:
-        TARGET.render(evidence("smoke"), tmp_path)
-        with (tmp_path / "ptq_layers.csv").open() as file:
-            rows = list(csv.DictReader(file))
-        assert len(rows) == len(LAYERS) * 2 * 2 * 2 * 4
-        assert tuple(row["layer"] for row in rows[: len(LAYERS)]) == LAYERS
 
     def test_the_page_shows_print_claims_and_each_network(self) -> None:
         text = TARGET.summary(evidence("cpu"), evidence())
         for words in ("75.40 % in float", "74.22 % in INT8", "Results: committed cpu", "MobileNetV2", "per channel"):
             assert words in text
         assert text.count("| entropy") == 2 * 3 * 2
-
-    def test_no_torch(self, tmp_path: Path) -> None:
-        code = (
-            "import sys; from pathlib import Path; from tests.test_ptq import TARGET, evidence;"
-            "TARGET.render(evidence('smoke'), Path(sys.argv[1]));"
-            "assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
-        )
-        subprocess.run([sys.executable, "-c", code, tmp_path], check=True, cwd=Path(__file__).parents[1])
 
 
 @pytest.fixture(scope="module")
@@ -196,12 +180,10 @@ class TestRuns:
         assert 0 < found["values"]["drawn.step"] < found["values"]["drawn.upper"]
 
 
-def test_the_command_prints_ranges_and_what_they_cost(suite: Callable[..., subprocess.Popen[str]]) -> None:
+def test_the_command_prints_ranges_and_what_they_cost(capsys: pytest.CaptureFixture[str]) -> None:
     command = ("calibrate", "--network", "mobilenetv2", "--method", "max", "--bits", "6", "--images", "2", "--json")
-    process = suite(*command)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    found = json.loads(out)
+    assert main(command) == 0
+    found = json.loads(capsys.readouterr().out)
     assert (found["network"], found["bits"], found["calibrator"], found["imagenet_samples"]) == (
         "mobilenetv2", 6, "max", None,
     )  # fmt: skip
@@ -220,7 +202,5 @@ def test_the_command_prints_ranges_and_what_they_cost(suite: Callable[..., subpr
 def test_bad_requests_are_usage_errors(
     arguments: tuple[str, ...], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from repro.cli import main
-
     assert main(["calibrate", *arguments]) == 2
     assert words in capsys.readouterr().err
