@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,13 +18,13 @@ from repro.adaptive.problems import RESNET18, Data, Network, Problem
 from repro.adaptive.settings import with_defaults
 from repro.adaptive.table import AdaptiveTable
 from repro.datasets import cifar10
-from repro.datasets.cifar10 import CIFAR10
 from repro.networks.mobilenet import MobileNetV2
 from repro.networks.quantize import set_bits
 from repro.quantizers import PACT
 from repro.targets import Context, Outcome, Unit
 from repro.training.batches import Batches
 from repro.training.loop import load
+from tests.datasets import made_up
 
 SETTINGS = with_defaults(
     width=8, stem_stride=2, train_images=64, test_images=40, batch=16, fp32_epochs=1, epochs=1, alpha_images=32,
@@ -35,11 +36,23 @@ UNITS = {unit.name: unit for unit in targets.get("table1").units("smoke", 1, SET
 
 @pytest.fixture(autouse=True)
 def made_up_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load_split(split: str, data_root: Path | None) -> CIFAR10:
-        rng = np.random.default_rng({"train": 0, "test": 1}[split])
-        return CIFAR10(rng.integers(0, 256, (80, 3, 32, 32), np.uint8), rng.integers(0, 10, 80))
+    monkeypatch.setattr(cifar10, "load", made_up.cifar10())
 
-    monkeypatch.setattr(cifar10, "load", load_split)
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The FP32 network, trained once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cifar10, "load", made_up.cifar10())
+        root = tmp_path_factory.mktemp("started")
+        run("fp32", root)
+    return root
+
+
+@pytest.fixture
+def root(started: Path, tmp_path: Path) -> Path:
+    """A folder for units, with the FP32 network in it."""
+    return shutil.copytree(started, tmp_path / "root")
 
 
 def run(name: str, root: Path) -> Outcome:
@@ -76,33 +89,33 @@ def test_a_unit_depends_on_the_settings_that_can_change_it_and_no_other() -> Non
     assert settings["dq8_bn_calib"] - settings["dq8"] == {"bn_images", "bn_augmented"}
 
 
-def test_trained_unit_reports_its_bit_width_and_leaves_its_network(tmp_path: Path) -> None:
-    outcome = run("individual_4", tmp_path)
+def test_trained_unit_reports_its_bit_width_and_leaves_its_network(root: Path) -> None:
+    outcome = run("individual_4", root)
     assert outcome.values.keys() == outcome.correct.keys() == {"4"}
     assert outcome.values["4"] == 100 * outcome.correct["4"].mean()
     assert len(outcome.correct["4"]) == 40
     assert len(outcome.curve) == 1
-    start, left = (load(tmp_path / unit / "network.pt") for unit in ("fp32", "individual_4"))
+    start, left = (load(root / unit / "network.pt") for unit in ("fp32", "individual_4"))
     assert not torch.equal(start["fc.weight"], left["fc.weight"])
     assert any(left[key] != SETTINGS["alpha_start"] for key in left if key.endswith(".alpha"))
 
 
-def test_dq32_measures_the_float_weights_at_every_bit_width(tmp_path: Path) -> None:
-    outcome = run("dq32", tmp_path)
+def test_dq32_measures_the_float_weights_at_every_bit_width(root: Path) -> None:
+    outcome = run("dq32", root)
     assert list(outcome.values) == ["8", "6", "4", "2"]
     assert outcome.curve == []
     assert outcome.images == 160
 
 
-def test_dq8_at_8_bits_is_the_individual_network(tmp_path: Path) -> None:
-    dq8 = run("dq8", tmp_path)
-    individual = run("individual_8", tmp_path)
+def test_dq8_at_8_bits_is_the_individual_network(root: Path) -> None:
+    individual = run("individual_8", root)
+    dq8 = run("dq8", root)
     np.testing.assert_array_equal(dq8.correct["8"], individual.correct["8"])
 
 
-def test_calibration_changes_batch_norm_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("dq8", tmp_path)
-    before = load(tmp_path / "individual_8" / "network.pt")
+def test_calibration_changes_batch_norm_and_nothing_else(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("individual_8", root)
+    before = load(root / "individual_8" / "network.pt")
     seen: list[tuple[int, dict]] = []
 
     def observe(network: torch.nn.Module, batches: Batches) -> np.ndarray:
@@ -111,7 +124,7 @@ def test_calibration_changes_batch_norm_and_nothing_else(tmp_path: Path, monkeyp
         return np.zeros(len(batches.images), bool)
 
     monkeypatch.setattr(experiment, "correct", observe)
-    run("dq8_bn_calib", tmp_path)
+    run("dq8_bn_calib", root)
     assert [bits for bits, _ in seen] == [8, 6, 4, 2]
     statistics = ("running_mean", "running_var", "num_batches_tracked")
     for _, state in seen:
@@ -160,12 +173,11 @@ def test_a_clip_level_of_both_signs_is_a_percentile_of_magnitudes() -> None:
     torch.testing.assert_close(read.alpha.detach(), torch.stack(largest).mean())
 
 
-def test_a_start_that_is_another_network_is_refused(tmp_path: Path) -> None:
-    run("fp32", tmp_path)
+def test_a_start_that_is_another_network_is_refused(root: Path) -> None:
     other = replace(UNITS["dq32"], settings={**UNITS["dq32"].settings, "width": 16})
-    (tmp_path / "dq32").mkdir()
+    (root / "dq32").mkdir()
     with pytest.raises(RuntimeError, match="size mismatch"):
-        experiment.run(other, Context(tmp_path / "dq32", inputs={"fp32": tmp_path / "fp32"}), PROBLEM)
+        experiment.run(other, Context(root / "dq32", inputs={"fp32": root / "fp32"}), PROBLEM)
 
 
 def test_the_same_seed_gives_the_same_record_twice(tmp_path: Path) -> None:

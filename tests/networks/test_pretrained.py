@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -23,9 +25,13 @@ def samples() -> imagenet_samples.Samples:
     return imagenet_samples.load()
 
 
+load = cache(pretrained.load)
+"""Each network is made once: nobody here changes it."""
+
+
 @pytest.fixture(scope="module")
 def lite0() -> nn.Module:
-    return pretrained.load("efficientnet_lite0")
+    return load("efficientnet_lite0")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,7 @@ def test_lite0_gets_18_of_the_20_labelled_images_right(
 @torch.inference_mode()
 @pytest.mark.parametrize("name", pretrained.NETWORKS)
 def test_folding_changes_nothing_but_rounding(name: str, images: Tensor) -> None:
-    folded, plain = pretrained.load(name), pretrained.load(name, fold=False)
+    folded, plain = load(name), load(name, fold=False)
     assert not [m for m in folded.modules() if isinstance(m, nn.BatchNorm2d)]
     assert [m for m in plain.modules() if isinstance(m, nn.BatchNorm2d)]
     exact = plain(images[:2])
@@ -53,7 +59,7 @@ def test_folding_changes_nothing_but_rounding(name: str, images: Tensor) -> None
 
 @pytest.mark.parametrize("name", pretrained.NETWORKS)
 def test_what_is_quantized_is_what_the_paper_counts(name: str, images: Tensor) -> None:
-    network = pretrained.load(name)
+    network = load(name)
     histograms = post_training.watch(network, [images[:1]], pretrained.get(name).signed, every=1)
     assert sum(int(histogram.total) for histogram in histograms.values()) == ACTIVATIONS[name]
 
