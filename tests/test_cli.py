@@ -19,7 +19,7 @@ from repro.errors import ReproError
 from repro.evidence.records import Store
 from repro.networks import onnx_export
 
-pytestmark = pytest.mark.usefixtures("fakes", "here")
+pytestmark = pytest.mark.usefixtures("coarse", "fakes", "here")
 Start = Callable[..., subprocess.Popen[str]]
 SLOW = ("counting", "--scale", "smoke", "--set", "seconds=0.3", "--set", "steps=4")
 
@@ -185,13 +185,11 @@ def test_a_truncated_record_is_one_line_and_made_again(capsys: pytest.CaptureFix
 
 
 def test_commands_without_training_import_nothing_heavy() -> None:
-    for command in ("list", "table3"):
-        run = subprocess.run(
-            [sys.executable, "-X", "importtime", "-m", "repro", command], capture_output=True, text=True, check=True
-        )
-        imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
-        assert imported.isdisjoint({"torch", "torchvision", "pandas", "matplotlib", "rich"})
-        assert "repro.cli" in imported
+    code = "import sys; from repro.cli import main; sys.exit(main(['list']) or main(['table3']) or print(*sys.modules))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    imported = set(run.stdout.splitlines()[-1].split())
+    assert imported.isdisjoint({"torch", "torchvision", "pandas", "matplotlib", "rich"})
+    assert "repro.evaluate" in imported
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_record(tmp_path: Path) -> None:
@@ -211,7 +209,7 @@ def test_an_interrupt_saves_the_work_and_the_same_command_goes_on(suite: Start, 
     process = suite(*SLOW)
     wait_for(log)
     os.killpg(process.pid, signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert err.splitlines()[-1] == "repro: interrupted; work is saved: give the same command again to go on"
     assert "Traceback" not in err
@@ -226,16 +224,15 @@ def test_a_killed_command_leaves_no_process_and_ends_with_equal_records(suite: S
     killed = suite(*SLOW)
     wait_for(log)
     killed.kill()
-    killed.communicate(timeout=20)  # ends only when the workers, who share the pipes, have ended too
-    assert suite(*SLOW).wait() == 0
-    assert suite(*SLOW, "--out", "unbroken").wait() == 0
+    killed.communicate(timeout=120)  # ends only when the workers, who share the pipes, have ended too
+    assert [process.wait() for process in (suite(*SLOW), suite(*SLOW, "--out", "unbroken"))] == [0, 0]
     broken, unbroken = (Store(tmp_path / out / "records").read()[0] for out in ("runs", "unbroken"))
     assert [record.outcome() for record in broken] == [record.outcome() for record in unbroken]
     assert len(broken) == 4
 
 
 def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while not path.exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
