@@ -59,6 +59,10 @@ NAN_CODE = -(2**31)
 _DEFAULT_ALPHA = {"tanh": 4.0, "invtanh": 1.9}
 
 
+class ScalerError(ValueError):
+    """A scaler of an installed package that cannot serve: one line that names the package."""
+
+
 class UnknownNameError(ValueError):
     """No backend or scaler of this name."""
 
@@ -215,7 +219,7 @@ def unregister_scaler(name: str) -> None:
 
 def scaler_names() -> tuple[str, ...]:
     """All names that `Scaler` accepts: built-in ones, then registered ones and those of installed packages."""
-    installed = {point.name for point in entry_points(group=ENTRY_POINTS)}
+    installed = {point.name for point in entry_points(group=ENTRY_POINTS)} - BUILT_IN
     return SCALERS + NOISE_CONTROLS + tuple(sorted(installed | set(_registered)))
 
 
@@ -232,15 +236,29 @@ def _lookup(name: str) -> _Registered:
     """The scaler registered under this name, if need be from the entry point that offers it.
 
     Importing an entry point's module may register the scaler by the decorator; a plain function is registered here.
+    Raises `ScalerError` for one that cannot be loaded, or that NumPy cannot evaluate on two numbers.
     """
     if name not in _registered:
         for point in entry_points(group=ENTRY_POINTS, name=name):
-            function = point.load()
-            if name not in _registered:
-                register_scaler(name)(function)
+            try:
+                function = point.load()
+                if name not in _registered:
+                    register_scaler(name)(function)
+                _try(_registered[name])
+            except (Exception, SystemExit) as error:
+                _registered.pop(name, None)
+                package = point.dist.name if point.dist else point.value
+                line = f"{package}: scaler {name!r} under {ENTRY_POINTS} cannot serve: {error}"
+                raise ScalerError(line) from error
     if name not in _registered:
         raise UnknownNameError(f"unknown scaler {name!r}: {nearest(name, scaler_names())}")
     return _registered[name]
+
+
+def _try(scaler: _Registered) -> None:
+    s = scaler.function(np, np.array([1.0, -1.0]), np.array([0.25, -0.25]), 5e-3, scaler.alpha)
+    if np.shape(s) not in ((), (2,)) or not np.isfinite(s).all():
+        raise ValueError(f"of two numbers it makes {s!r}")
 
 
 def nearest(name: str, known: Sequence[str]) -> str:

@@ -16,15 +16,17 @@ from repro.targets import Target, planned
 
 
 def accept(places: Places, target: Target, say: Callable[[str], None], scale: str | None = None) -> None:
-    """Move the records of `scale`, by default of every scale run here, render, and renew the README's status table.
+    """Move the records of `scale`, by default of every scale run here, render, and renew the README's tables.
 
     Committed records of these scales that the target plans no more are deleted, even where nothing has taken their
     place yet.
     `smoke` runs prove the pipeline and are accepted only when asked for. A scale may be unfinished: what it lacks is
     said, and shows as missing. Raises `ReproError`, having moved nothing, where the scale asked for has no record at
-    all, or a record is of uncommitted code.
+    all, a record is of uncommitted code, or a committed one cannot be used.
     """
     local, committed = places.local, places.committed(target)
+    for damaged in committed.read(target.name)[1]:
+        raise ReproError(f"{damaged}; bring it back (git checkout), or delete it to do without")
     here, there = gather(target, local), gather(target, committed)
     scales = [scale] if scale else [each for each in target.scales if each != "smoke" and _current(here, each)]
     moved = {each: _current(here, each) for each in scales}
@@ -49,9 +51,8 @@ def accept(places: Places, target: Target, say: Callable[[str], None], scale: st
 
 
 def refresh_readme(places: Places) -> None:
-    """Write today's status table into the README."""
-    table = status.as_markdown(status.claims(places))
-    write_text(places.readme, status.with_status(places.readme.read_text(), table))
+    """Write today's tables into the README."""
+    write_text(places.readme, status.renewed(places.readme.read_text(), status.claims(places)))
 
 
 def _current(evidence: Evidence, scale: str) -> dict[str, Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -24,7 +25,19 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 COMMAND = "python -m repro"
 AT_LEAST_ONE = click.IntRange(min=1)
-PATH = click.Path(path_type=Path)
+MOST_SEEDS = 10_000
+
+
+class Folder(click.Path):
+    """A folder's path; not the empty text that a variable without a value leaves."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            raise UsageError("an empty folder name: name a folder, or leave the option out")
+        return super().convert(value, param, ctx)
+
+
+PATH = Folder(path_type=Path)
 
 
 def main(arguments: Sequence[str], places: Places | None = None) -> int:
@@ -112,7 +125,8 @@ def out_option(command: Command) -> Command:
 
 def seeds_option(command: Command) -> Command:
     """`--seeds`: how many."""
-    return click.option("--seeds", type=AT_LEAST_ONE, metavar="N", help="Number of seeds [the scale's].")(command)
+    number = click.IntRange(1, MOST_SEEDS)
+    return click.option("--seeds", type=number, metavar="N", help="Number of seeds [the scale's].")(command)
 
 
 def set_option(command: Command) -> Command:
@@ -122,7 +136,11 @@ def set_option(command: Command) -> Command:
         for text in texts:
             if not text.partition("=")[1]:
                 raise UsageError(f"--set {text}: expected KEY=VALUE")
-        return {key.strip(): value for key, _, value in (text.partition("=") for text in texts)}
+        keys = [text.partition("=")[0].strip() for text in texts]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UsageError(f"--set {key}: given twice")
+        return {key: text.partition("=")[2] for key, text in zip(keys, texts, strict=True)}
 
     help = "Change a setting."
     return click.option("--set", "changes", multiple=True, callback=changes, metavar="KEY=VALUE", help=help)(command)
@@ -137,8 +155,8 @@ def json_option(command: Command) -> Command:
 
 
 def _shard(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/")
-    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+    index, _, count = text.partition("/") if re.fullmatch("[0-9]+/[0-9]+", text) else ("0", "", "0")
+    if not 1 <= int(index) <= int(count):
         raise UsageError(f"--shard {text}: expected i/n with i from 1 to n, like 1/4")
     return int(index), int(count)
 
@@ -180,7 +198,7 @@ def _run(places: Places, names: tuple[str, ...], request: Request, dry_run: bool
         return 0
     code, evaluations = 0, []
     for target in asked:
-        evaluate.report_damage(target, places, say)
+        evaluate.report_damage(target, request, places, say)
         code = max(code, evaluate.train(target, request, places, say))
         evaluations.append(evaluate.evaluate(target, request, places))
         if not as_json:

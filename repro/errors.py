@@ -7,7 +7,10 @@ from difflib import get_close_matches
 INTERNAL = 70
 INTERRUPTED = 130
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST}
+FORBIDDEN = {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+    errno.EIO,
+}  # fmt: skip
 
 
 class ReproError(Exception):
@@ -40,12 +43,19 @@ def explain(error: BaseException) -> tuple[int, str]:
     (2, "no target 'tabel1': did you mean table1?")
     >>> explain(OSError(errno.ENOSPC, "No space left on device", "runs/a.json"))
     (3, 'runs/a.json: No space left on device; free some space, or choose another folder (--out, --data-root)')
+    >>> from backends.contract import ScalerError
+    >>> explain(ScalerError("their-package: scaler 'cubic' cannot serve: no licence"))
+    (2, "their-package: scaler 'cubic' cannot serve: no licence")
     >>> explain(KeyError("step"))
     (70, "internal error, KeyError: 'step'; run again with --debug to see where")
     """
+    from backends.contract import ScalerError
+
     line = " ".join(str(error).split())
     if isinstance(error, ReproError):
         return error.exit_code, line
+    if isinstance(error, ScalerError):
+        return UsageError.exit_code, line
     if isinstance(error, OSError):
         system = error if error.errno else error.__cause__
         if isinstance(system, OSError) and system.errno in FULL | FORBIDDEN:

@@ -46,6 +46,8 @@ def named(words: Sequence[str], commands: Iterable[str] = ()) -> list[Target]:
     """The targets that words name, each once, `all` standing for every one; raises `UsageError` for an unknown word."""
     known = targets.names()
     for word in words:
+        if word in commands:
+            raise UsageError(f"{word} is a command of its own: give it first, without targets before it")
         if word not in (*known, EVERY):
             raise UsageError(f"no target or command {word!r}: {suggestion(word, (*known, EVERY, *commands))}")
     names = [name for word in words for name in (known if word == EVERY else (word,))]
@@ -61,10 +63,15 @@ def check(asked: Sequence[Target], request: Request) -> None:
     if request.scale and trained and not any(request.scale in target.scales for target in trained):
         built = "; ".join(f"{target.name}: {', '.join(target.scales)}" for target in trained)
         raise UsageError(f"scale {request.scale} is not built yet; there is {built}")
+    for option, given in (("force", request.force), ("limit", request.limit), ("shard", request.shard != (1, 1))):
+        if given and not request.scale:
+            raise UsageError(f"--{option} is about what is run: say --scale too, or leave it out")
     known = {key for target in asked for scale in _scales(target, request) for key in target.scales[scale]}
     for key in request.changes:
         if key not in known:
-            raise UsageError(f"no setting {key!r}: {suggestion(key, known) if known else 'nothing is trained here'}")
+            raise UsageError(
+                f"no setting {key!r}: {suggestion(key, sorted(known)) if known else 'nothing is trained here'}"
+            )
     for target in asked:
         units(target, request)
         if crew.member() and not getattr(target, "together", False):
@@ -130,7 +137,10 @@ def outlook(target: Target, request: Request, places: Places) -> str:
     words = [f"{head}: {len(jobs)} units to run, {len(work.skipped)} recorded"]
     if jobs and (data := _data(target, jobs[0].unit)):
         words.append(f"  data: {', '.join(data)}")
-    return "\n".join([*words, *(f"  {job.unit.name}, seed {job.unit.seed}" for job in jobs)])
+    again = "; recorded, and trained again for its weights"
+    return "\n".join(
+        [*words, *(f"  {job.unit.name}, seed {job.unit.seed}{again * bool(job.recorded)}" for job in jobs)]
+    )
 
 
 def train(target: Target, request: Request, places: Places, say: Say) -> int:
@@ -142,7 +152,7 @@ def train(target: Target, request: Request, places: Places, say: Say) -> int:
         return 0
     work = _plan(target, request, places)
     if work.todo:
-        write_text(places.out / ".writable", "").unlink()
+        write_text(places.out / ".writable", "").unlink(missing_ok=True)
         try:
             if hasattr(target, "ready"):
                 target.ready(request.device)
@@ -187,11 +197,17 @@ def _workers(request: Request) -> int:
     return request.workers or (len(hardware.cores()) if request.device == "cpu" else 1)
 
 
-def report_damage(target: Target, places: Places, say: Say) -> None:
-    """A line for each record that cannot be used; running its scale makes it again."""
+def report_damage(target: Target, request: Request, places: Places, say: Say) -> None:
+    """A line for each record that cannot be used; running its scale makes it again.
+
+    Raises `ReproError` where that would take the place of a record of a later version.
+    """
     for store in (places.local, places.committed(target)):
         for damaged in store.read(target.name)[1]:
-            say(f"{damaged}; not used, {target.name} --scale makes it again")
+            if damaged.later and request.scale:
+                raise ReproError(f"{damaged}; update the checkout, or choose another --out")
+            remedy = "update the checkout" if damaged.later else f"{target.name} --scale makes it again"
+            say(f"{damaged}; not used, {remedy}")
 
 
 # --- judging -------------------------------------------------------------------------------------------------------

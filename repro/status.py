@@ -14,15 +14,16 @@ from xml.etree import ElementTree
 
 from repro import targets
 from repro.errors import ReproError
-from repro.evidence.claims import SCALES, STAND_IN, Rollup, Row, is_worse, rollup
+from repro.evidence.claims import RUN_SCALES, SCALES, STAND_IN, Rollup, Row, is_worse, rollup
 from repro.evidence.files import write_text
-from repro.evidence.render import csv_text, markdown_table, read_fingerprint
-from repro.places import Places, gather
+from repro.evidence.patterns import patterns
+from repro.evidence.preregistration import preregistered
+from repro.evidence.render import csv_text, markdown_table, number, read_fingerprint
+from repro.places import PREREGISTRATION, Places, gather
 
 if TYPE_CHECKING:
     from repro.targets import Target
 
-BEGIN, END = "<!-- status:begin -->", "<!-- status:end -->"
 PICTURES = {".png", ".svg"}
 RENDERED = PICTURES | {".csv", ".md"}
 HEADER = ("target", "evidence", "reduced scale", "verdicts", "states")
@@ -72,6 +73,32 @@ def lines(judged: Mapping[str, Sequence[Row]]) -> list[Line]:
 def as_markdown(judged: Mapping[str, Sequence[Row]]) -> str:
     """The status table in Markdown, as the README shows it."""
     return markdown_table(HEADER, [line.cells() for line in lines(judged)])
+
+
+def as_findings(judged: Mapping[str, Sequence[Row]]) -> str:
+    """Every preregistered pattern that runs were judged on, in Markdown, as the README shows them."""
+    header = ("target", "claim", "ours", "95 % interval", "margin", "verdict")
+    found = []
+    for name, rows in judged.items():
+        section, _ = preregistered(PREREGISTRATION, name)
+        statements = {pattern.name: pattern.statement for pattern in patterns(section)}
+        found += [
+            (
+                ", ".join(filter(None, (name, row.row))),
+                statements[row.claim],
+                number(row.ours, 3),
+                "" if row.low is None else f"{number(row.low, 3)} to {number(row.high, 3)}",
+                number(row.margin, 3),
+                row.verdict,
+            )
+            for row in rows
+            if row.claim in statements and row.scale in RUN_SCALES and row.verdict
+        ]
+    return markdown_table(header, found, "llrrrl")
+
+
+BLOCKS: Mapping[str, Callable[[Mapping[str, Sequence[Row]]], str]] = {"claims": as_findings, "status": as_markdown}
+"""What the README shows between its markers `<!-- NAME:begin -->` and `<!-- NAME:end -->`."""
 
 
 def as_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -133,11 +160,20 @@ class Problem:
 
 def check(places: Places, judged: Mapping[str, Sequence[Row]]) -> list[Problem]:
     """Everything committed that does not follow from the committed records: renders, baseline, status in the README."""
+    known = [targets.get(name) for name in judged]
+    damaged = [problem for target in known for problem in _check_records(places, target)]
+    if damaged:  # what follows from it would mislead
+        return [*damaged, *_check_baseline(places, judged)]
     return [
-        *(problem for name in judged for problem in _check_renders(places, targets.get(name))),
+        *(problem for target in known for problem in _check_renders(places, target)),
         *_check_baseline(places, judged),
         *_check_readme(places, judged),
     ]
+
+
+def _check_records(places: Places, target: Target) -> list[Problem]:
+    found = places.committed(target).read(target.name)[1]
+    return [Problem(str(damaged.path), f"{damaged.reason}; bring it back: git checkout") for damaged in found]
 
 
 def _check_renders(places: Places, target: Target) -> list[Problem]:
@@ -185,24 +221,31 @@ def _words(standing: tuple[str, str]) -> str:
 def _check_readme(places: Places, judged: Mapping[str, Sequence[Row]]) -> list[Problem]:
     text = places.readme.read_text()
     try:
-        new = with_status(text, as_markdown(judged))
+        new = renewed(text, judged)
     except ReproError as error:
         return [Problem(places.readme.name, str(error))]
-    remedy = "its status table is not today's; python -m repro accept TARGET renews it"
+    remedy = "its tables are not today's; python -m repro accept TARGET renews them"
     return [Problem(places.readme.name, remedy)] if new != text else []
 
 
-def with_status(text: str, table: str) -> str:
-    """A README with this status table between its two markers. Raises `ReproError` where it has none.
+def renewed(text: str, judged: Mapping[str, Sequence[Row]]) -> str:
+    """A README with today's tables between its markers. Raises `ReproError` where it lacks any."""
+    for name, table in BLOCKS.items():
+        text = _with_block(text, name, table(judged))
+    return text
 
-    >>> with_status(f"# Title\\n{BEGIN}\\nold\\n{END}\\n", "new")
+
+def _with_block(text: str, name: str, table: str) -> str:
+    """
+    >>> _with_block("# Title\\n<!-- status:begin -->\\nold\\n<!-- status:end -->\\n", "status", "new")
     '# Title\\n<!-- status:begin -->\\nnew\\n<!-- status:end -->\\n'
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    first, last = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, begin, rest = text.partition(first)
+    _, end, after = rest.partition(last)
     if not (begin and end):
-        raise ReproError(f"no status table in it; add the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table.strip()}\n{END}{after}"
+        raise ReproError(f"no table of the {name} in it; add the lines {first} and {last}")
+    return f"{before}{first}\n{table.strip()}\n{last}{after}"
 
 
 # --- the baseline --------------------------------------------------------------------------------------------------

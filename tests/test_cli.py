@@ -54,6 +54,14 @@ def call(arguments: str) -> int:
         ("counting --seeds 0", 2, "--seeds"),
         ("counting --limit 0", 2, "--limit"),
         ("counting --shard 3/2", 2, "like 1/4"),
+        ("counting --shard ²/4", 2, "like 1/4"),
+        ("counting --seeds 99999999999", 2, "--seeds"),
+        ("counting --force", 2, "--force is about what is run: say --scale too"),
+        ("counting --limit 1", 2, "--limit is about what is run"),
+        ("counting --shard 1/2", 2, "--shard is about what is run"),
+        ("counting --scale cpu --set steps=2 --set steps=3", 2, "--set steps: given twice"),
+        ("counting --out=", 2, "an empty folder name"),
+        ("counting list", 2, "list is a command of its own"),
         ("counting --sed 1", 2, "--seeds"),
         ("--scale cpu", 2, "TARGET"),
         ("accept conting", 2, "did you mean counting?"),
@@ -179,6 +187,20 @@ def test_a_truncated_record_is_one_line_and_made_again(capsys: pytest.CaptureFix
     out, err = capsys.readouterr()
     assert f"{path}: truncated" in err
     assert out == "committed 0, local 4\n"
+
+
+def test_a_record_of_a_later_version_is_not_replaced(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("counting --scale smoke") == 0
+    path = next(Path("runs/records").rglob("*.json"))
+    later = path.read_text().replace('"format": 1', '"format": 2')
+    path.write_text(later)
+    capsys.readouterr()
+    assert call("counting --scale smoke") == 3
+    err = capsys.readouterr().err
+    assert f"{path}: record format 2; this version reads 1; update the checkout" in err
+    assert err.count("\n") == 1
+    assert call("counting") == 0
+    assert path.read_text() == later
 
 
 # --- with a real process -------------------------------------------------------------------------------------------

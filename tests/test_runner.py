@@ -81,7 +81,7 @@ def test_every_unit_is_recorded_once_with_all_that_a_record_holds(done: Setup) -
 
 
 def test_units_have_one_thread_on_one_core(target: Target, setup: Setup) -> None:
-    run_units(target, units(target), setup, limit=1)
+    run_units(target, units(target), replace(setup, workers=2), limit=1)
     (record,), _ = setup.store.read()
     assert (record.values["threads"], record.values["cores"]) == (1, 1)
 

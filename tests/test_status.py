@@ -13,6 +13,7 @@ from repro import status, targets
 from repro.accept import accept
 from repro.cli import main
 from repro.errors import ReproError
+from repro.evidence.claims import Row
 from repro.evidence.records import Record
 from repro.places import Places
 from repro.runner import Setup
@@ -31,7 +32,8 @@ def target(fakes: None) -> Target:
 @pytest.fixture
 def places(tmp_path: Path) -> Places:
     """A checkout that keeps one target's evidence, with nothing accepted yet."""
-    (tmp_path / "README.md").write_text(f"# Title\n{status.BEGIN}\n{status.END}\nText.\n")
+    blocks = [f"<!-- {name}:begin -->\n<!-- {name}:end -->\n" for name in status.BLOCKS]
+    (tmp_path / "README.md").write_text("\n".join(["# Title", *blocks, "Text.\n"]))
     return Places(root=tmp_path, out=tmp_path / "runs", targets=("counting",))
 
 
@@ -140,9 +142,10 @@ def test_the_check_compares_renders_by_content(accepted: Places) -> None:
 def test_the_check_compares_the_readme(accepted: Places) -> None:
     text = accepted.readme.read_text()
     accepted.readme.write_text(text.replace("2 holds", "3 holds"))
-    assert problems(accepted) == ["README.md: its status table is not today's; python -m repro accept TARGET renews it"]
+    assert problems(accepted) == ["README.md: its tables are not today's; python -m repro accept TARGET renews them"]
     accepted.readme.write_text("# Title")
-    assert problems(accepted) == [f"README.md: no status table in it; add the lines {status.BEGIN} and {status.END}"]
+    lines = "<!-- claims:begin --> and <!-- claims:end -->"
+    assert problems(accepted) == [f"README.md: no table of the claims in it; add the lines {lines}"]
 
 
 def test_the_check_compares_every_claim_with_the_baseline(accepted: Places, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,6 +180,32 @@ def test_a_lost_record_is_worse(accepted: Places, target: Target) -> None:
         "counting base counts pattern cpu base total: worse: was holds (ok), is holds (missing); find out why"
         in problems(accepted)
     )
+
+
+def test_a_damaged_record_is_named_and_nothing_is_accepted_over_it(accepted: Places, target: Target) -> None:
+    path = next((accepted.root / "tables/records/counting/cpu").glob("base.1*"))
+    path.write_text(path.read_text()[:100])
+    first, *rest = problems(accepted)
+    assert first == f"{path}: truncated, or not JSON; bring it back: git checkout"
+    assert not any("accept" in line for line in rest)
+    before = accepted.readme.read_text()
+    with pytest.raises(ReproError, match=r"truncated, or not JSON; bring it back \(git checkout\)"):
+        accept(accepted, target, print)
+    assert accepted.readme.read_text() == before
+
+
+def test_findings_are_the_preregistered_patterns_that_have_a_verdict() -> None:
+    row = Row(
+        target="table1", claim="dq32_at_chance", kind="pattern", scale="cpu", ours=0.0066, low=-0.069, high=0.0825,
+        margin=1.6, verdict="holds",
+    )  # fmt: skip
+    judged = {"table1": [row, replace(row, scale="print"), replace(row, verdict=""), replace(row, claim="other")]}
+    *_, line = status.as_findings(judged).splitlines()
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells == [
+        "table1", "DQ (32 bit) is at chance at every bit-width.", "0.0066", "-0.069 to 0.0825", "1.6", "holds"
+    ]  # fmt: skip
+    assert len(status.as_findings(judged).splitlines()) == 3
 
 
 def test_other_numerics_make_accepted_records_stale(accepted: Places, monkeypatch: pytest.MonkeyPatch) -> None:

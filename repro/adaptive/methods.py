@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from repro.errors import UsageError
+from repro.errors import UsageError, suggestion
+from repro.evidence.records import NAME
 
 BITS = (8, 6, 4, 2)
 INDIVIDUAL = "individual"
@@ -16,6 +17,8 @@ FLOAT_BITS = 32
 """Column of the full-precision network."""
 OURS = "ours"
 ENTRY_POINTS = "repro.methods"
+Clip = Literal["shared", "per_bit", "percentile", "start"]
+Norm = Literal["shared", "per_bit", "transitional", "start", "calibrated"]
 TeacherRule = Literal["next_higher", "highest", "nearest", "random", "selected"]
 
 
@@ -41,8 +44,8 @@ class Recipe:
     start: str
     trained: bool = True
     per_bit: bool = False
-    clip: Literal["shared", "per_bit", "percentile", "start"] = "per_bit"
-    batch_norm: Literal["shared", "per_bit", "transitional", "start", "calibrated"] = "per_bit"
+    clip: Clip = "per_bit"
+    batch_norm: Norm = "per_bit"
     teacher: TeacherRule | None = None
     hard_target: bool = True
     soft_target: bool = True
@@ -50,6 +53,13 @@ class Recipe:
     random_bits: bool = False
 
     def __post_init__(self) -> None:
+        for name, value, known in (
+            ("clip", self.clip, get_args(Clip)),
+            ("batch_norm", self.batch_norm, get_args(Norm)),
+            ("teacher", self.teacher, (None, *get_args(TeacherRule))),
+        ):
+            if value not in known:
+                raise UsageError(f"a recipe has no {name}={value!r}: {suggestion(str(value), filter(None, known))}")
         if self.random_bits and self.teacher:
             raise UsageError(f"a recipe with random_bits has no teacher: leave out teacher={self.teacher!r}")
         for choice, unused in (
@@ -156,7 +166,7 @@ METHODS = {method.name: method for method in _ROWS}
 def methods() -> Mapping[str, Method]:
     """All rows by name: those of the paper, ours, and those that installed packages register under `repro.methods`.
 
-    Raises `UsageError`, naming the package, for one that is no `Method`, whose name is taken, or that
+    Raises `UsageError`, naming the package, for one that is no `Method`, whose name is taken or cannot be kept, or that
     starts from a unit that is not there or leaves no network at every scale.
     """
     found = dict(METHODS)
@@ -164,10 +174,13 @@ def methods() -> Mapping[str, Method]:
         package = point.dist.name if point.dist else point.value
         try:
             method = point.load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"{package}: {point.name!r} under {ENTRY_POINTS} cannot be loaded: {error}") from error
         if not isinstance(method, Method):
             raise UsageError(f"{package} registers {point.name!r} under {ENTRY_POINTS}: it is no Method")
+        if not NAME.fullmatch(method.name) or {"|", "\n"} & {*method.label}:
+            remedy = "letters, digits, _ + and - in the name, no | in the label"
+            raise UsageError(f"{package} registers a method {method.name!r}, {method.label!r}: use {remedy}")
         known = {unit: row for row in found.values() for unit, _ in row.units()}
         starts = {FLOAT, *(unit for unit, row in known.items() if row.recipe.trained and row.origin != OURS)}
         if method.name in {FLOAT} | known.keys() | found.keys():

@@ -36,6 +36,10 @@ class RecordError(ValueError):
     """A record that cannot be right: one line that says which field, and why."""
 
 
+class LaterFormatError(RecordError):
+    """A record of a format that only a later version of this code reads."""
+
+
 class StoreError(OSError):
     """A folder that records cannot be written to: one line that names folder and reason."""
 
@@ -92,7 +96,8 @@ def _split(packed: str) -> tuple[int, bytes]:
     return int(count), data
 
 
-_NAME = re.compile(r"[A-Za-z0-9_+-]+")
+NAME = re.compile(r"[A-Za-z0-9_+-]+")
+"""Of a target or a unit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +169,7 @@ class Record:
 
 def _check(record: Record) -> None:
     for name in ("target", "unit"):
-        if not _NAME.fullmatch(_expect(record, name, str)):
+        if not NAME.fullmatch(_expect(record, name, str)):
             raise RecordError(f"{name}: {getattr(record, name)!r} has characters other than letters, digits, _ + -")
     if record.scale not in RUN_SCALES:
         raise RecordError(f"scale: {record.scale!r} is none of {', '.join(RUN_SCALES)}")
@@ -228,6 +233,8 @@ class Damaged:
 
     path: Path
     reason: str
+    later: bool = False
+    """Whether it is of a format that only a later version reads."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -297,7 +304,7 @@ class Store:
                     raise RecordError(f"its content belongs to {record.key}")
                 records.append(record)
             except RecordError as error:
-                damaged.append(Damaged(path, str(error)))
+                damaged.append(Damaged(path, str(error), isinstance(error, LaterFormatError)))
         return records, damaged
 
 
@@ -319,7 +326,9 @@ def load(path: Path) -> Record:
     if not isinstance(body, dict) or "format" not in body:
         raise RecordError("not a record")
     if body["format"] != FORMAT:
-        raise RecordError(f"record format {body['format']!r}; this version reads {FORMAT}")
+        later = isinstance(body["format"], int) and body["format"] > FORMAT
+        kind = LaterFormatError if later else RecordError
+        raise kind(f"record format {body['format']!r}; this version reads {FORMAT}")
     claimed = body.pop("sha256", None)
     if claimed != _digest(body):
         raise RecordError("altered: its content does not have the SHA-256 that it names")

@@ -251,5 +251,32 @@ class TestRegistered:
             unregister_scaler("plugged")
 
 
+@pytest.mark.parametrize(
+    ("entry", "source", "reason"),
+    [
+        ("broken:g", "", "has no attribute 'g'"),
+        ("broken:f", "def f(grad): ...", "takes 1 positional argument"),
+        ("broken:f", "def f(xp, grad, error, delta, alpha): return xp.nowhere(grad)", "has no attribute 'nowhere'"),
+        ("broken:f", "def f(xp, grad, error, delta, alpha): return grad / 0", "of two numbers it makes"),
+        ("broken:f", "raise SystemExit('no licence')", "no licence"),
+    ],
+)
+def test_S5_a_package_whose_scaler_cannot_serve_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str, source: str, reason: str
+) -> None:
+    (tmp_path / "broken.py").write_text(f"{source}\n")
+    info = tmp_path / "theirs-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[{contract.ENTRY_POINTS}]\nbroken = {entry}\newgs = {entry}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken", raising=False)
+    for _ in range(2):
+        with np.errstate(all="ignore"), pytest.raises(contract.ScalerError, match="theirs: scaler 'broken'") as error:
+            Scaler("broken")
+        assert reason in str(error.value)
+    assert scaler_names().count("ewgs") == 1
+
+
 def test_S4_noise_controls_are_scalers_that_need_noise() -> None:
     assert [name for name in scaler_names() if Scaler(name).needs_noise] == list(NOISE_CONTROLS)

@@ -246,6 +246,15 @@ def test_blanks_and_line_ends_are_no_alteration(store: Store) -> None:
 def test_a_record_of_another_format_is_reported_and_not_used(store: Store) -> None:
     sign(store.write(record()), format=FORMAT + 1)
     assert reason(store) == f"record format {FORMAT + 1}; this version reads {FORMAT}"
+    (damaged,) = store.read()[1]
+    assert damaged.later
+
+
+def test_only_a_number_above_is_a_later_format(store: Store) -> None:
+    path = store.write(record())
+    for other in (FORMAT - 1, "2"):
+        sign(path, format=other)
+        assert not store.read()[1][0].later
 
 
 def test_a_record_under_anothers_name_is_reported_and_not_used(store: Store) -> None:
