@@ -16,6 +16,7 @@ from repro.adaptive.experiment import quantized, quantized_optimizer
 from repro.adaptive.joint import BitMixerStep, JointStep, set_bits_by_layer
 from repro.adaptive.methods import BITS, METHODS, Recipe
 from repro.adaptive.settings import with_defaults
+from repro.adaptive.teachers import choose, entropy, weight_distances
 from repro.networks.quantize import set_bits
 from repro.networks.resnet import ResNet18
 from repro.networks.switchable import TransitionalBatchNorm2d
@@ -120,6 +121,49 @@ def test_lambda_rises_linearly_and_swapping_ends_with_the_student(monkeypatch: p
         step(IMAGES, LABELS, number)
     assert strengths == pytest.approx([0.0] * 3 + [0.01] * 3)
     assert probabilities == pytest.approx([0.1] * 3 + [0.55] * 3)
+
+
+def test_the_selected_teacher_is_that_of_the_steps_own_logits_and_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """argmin of H + lambda d, computed beside the step, early and late; late the nearest, which is never the 8-bit."""
+    settings, recipe = SETTINGS | {"lambda_end": 1e3}, replace(METHODS["coquant"].recipe, swapped=False)
+    chosen: list[int] = []
+    monkeypatch.setattr(joint, "choose", lambda *given: chosen.append(choose(*given)) or chosen[-1])
+    step = JointStep(network_of("coquant"), BITS, recipe, settings, steps=2, seed=0)
+    for number in (0, 1):
+        step(IMAGES, LABELS, number)
+    twin = network_of("coquant")
+    distances, outputs = weight_distances(twin, BITS), {}
+    for bits in BITS:
+        set_bits(twin, bits)
+        outputs[bits] = twin(IMAGES).detach()
+    expected = []
+    for strength in (0.0, 500.0):
+        for student in (6, 4, 2):
+            costs = {
+                bits: float(entropy(outputs[bits])) + strength * distances[bits, student]
+                for bits in BITS
+                if bits > student
+            }
+            expected.append(min(costs, key=costs.__getitem__))
+    assert chosen == expected
+    assert chosen[3:] == [8, 6, 4]
+    assert chosen[:3] != chosen[3:]
+
+
+@pytest.mark.parametrize("trains_teacher", [False, True])
+def test_a_swapped_block_learns_from_the_students_loss_as_configured(
+    monkeypatch: pytest.MonkeyPatch, trains_teacher: bool
+) -> None:
+    """Of the teacher's parts only the lent block's batch norm can learn from more than its own pass."""
+    monkeypatch.setattr(joint, "choose", lambda *_: 8)
+    recipe, found = METHODS["coquant"].recipe, []
+    for lent in (False, True):
+        monkeypatch.setattr(joint, "draw", lambda p, g, lent=lent: [lent and block == 3 for block in range(len(p))])
+        network = network_of("coquant")
+        settings = SETTINGS | {"swap_trains_teacher": trains_teacher}
+        JointStep(network, (8, 2), recipe, settings, 10, seed=0)(IMAGES, LABELS, 0)
+        found.append(gradients(network)["blocks.3.bn2.norms.8.weight"])
+    assert torch.equal(*found) == (not trains_teacher)
 
 
 @pytest.mark.parametrize("swap", [True, False])

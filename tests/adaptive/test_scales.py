@@ -34,7 +34,9 @@ def all_of_a_made_up_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("table", PUBLISHED)
-@pytest.mark.parametrize(("scale", "name"), [("gpu", "fp32"), ("paper", "coquant")])
+@pytest.mark.parametrize(
+    ("scale", "name"), [("gpu", "fp32"), ("gpu", "bit_mixer"), ("paper", "coquant"), ("paper", "individual_2")]
+)
 def test_the_published_network_on_all_images_takes_its_first_steps(
     table: str, scale: str, name: str, tmp_path: Path
 ) -> None:

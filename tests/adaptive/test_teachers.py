@@ -35,6 +35,25 @@ def test_distance_is_the_mean_absolute_difference_summed_over_layers() -> None:
     assert found[8, 2] == pytest.approx(2 * np.abs(at_8 - at_2).mean(), abs=1e-6)
 
 
+def test_distances_of_layers_of_different_size_count_alike() -> None:
+    """Hand-computed: at 8 bits the weights -1 and 1 are themselves, as at 2; only the second layer's -.1 moves."""
+    layers = [nn.Conv2d(1, 8, 1, bias=False), nn.Conv2d(1, 3, 1, bias=False)]
+    layers[0].weight.data.copy_(torch.tensor([-1.0, 1.0] * 4).view(8, 1, 1, 1))
+    layers[1].weight.data.copy_(torch.tensor([-1.0, -0.1, 1.0]).view(3, 1, 1, 1))
+    network = quantize(nn.Sequential(*layers), LayerRule(DoReFaWeight, PACT))
+    found = weight_distances(network, (8, 4, 2))
+    alone = weight_distances(network[1], (8, 4, 2))
+    weights = {}
+    for bits in (8, 4, 2):
+        set_bits(network, bits)
+        weights[bits] = [layer.quantizer(layer.weight).detach().numpy() for layer in network]
+    for high, low in ((8, 4), (8, 2), (4, 2)):
+        first, second = (np.abs(a - b).mean() for a, b in zip(weights[high], weights[low], strict=True))
+        assert first < 1e-6 < second
+        assert found[high, low] == pytest.approx(first + second, rel=1e-5)
+        assert alone[high, low] == pytest.approx(second, rel=1e-5)
+
+
 SURE, HALF_SURE = logits_of(0.98, 0.02), logits_of(0.7, 0.3)
 LOGITS = {8: SURE, 6: HALF_SURE}
 DISTANCES = {(8, 4): 0.9, (6, 4): 0.2}
