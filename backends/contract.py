@@ -7,7 +7,8 @@ The contract's clauses, as code and tests cite them; g is the gradient of y, s t
 
     c = clip(x, lower, upper)    v = c / step    codes = rint(v)    y = codes * step    e = v - rint(v)
 
-Q1  The quotient is correctly rounded; it is never a product with 1 / step.
+Q1  The quotient is correctly rounded, but for the last place of one below 2**-24, whose code is 0; a bare product with
+    1 / step is not.
 Q2  rint rounds half to even.
 Q3  Clipping comes first, in the unit of x, then the division, then rounding; a bound need not be a multiple of step.
 Q4  Codes and values in float32 are the same on every backend, bit for bit.
@@ -60,7 +61,9 @@ _DEFAULT_ALPHA = {"tanh": 4.0, "invtanh": 1.9}
 
 
 class ScalerError(ValueError):
-    """A scaler of an installed package that cannot serve: one line that names the package."""
+    """A scaler of an installed package that cannot serve: one line that names the package. A command ends with 2."""
+
+    exit_code = 2
 
 
 class UnknownNameError(ValueError):

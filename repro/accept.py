@@ -25,8 +25,8 @@ def accept(places: Places, target: Target, say: Callable[[str], None], scale: st
     all, a record is of uncommitted code, or a committed one cannot be used.
     """
     local, committed = places.local, places.committed(target)
-    for damaged in committed.read(target.name)[1]:
-        raise ReproError(f"{damaged}; bring it back (git checkout), or delete it to do without")
+    if damaged := committed.read(target.name)[1]:
+        raise ReproError(f"{damaged[0]}; {damaged[0].remedy}")
     here, there = gather(target, local), gather(target, committed)
     scales = [scale] if scale else [each for each in target.scales if each != "smoke" and _current(here, each)]
     moved = {each: _current(here, each) for each in scales}

@@ -155,17 +155,20 @@ def json_option(command: Command) -> Command:
 
 
 def _shard(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int, int]:
-    index, _, count = text.partition("/") if re.fullmatch("[0-9]+/[0-9]+", text) else ("0", "", "0")
-    if not 1 <= int(index) <= int(count):
+    found = re.fullmatch("([0-9]+)/([0-9]+)", text)
+    index, count = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= index <= count:
         raise UsageError(f"--shard {text}: expected i/n with i from 1 to n, like 1/4")
-    return int(index), int(count)
+    return index, count
 
 
 @cli.command(hidden=True)
 @click.argument("names", nargs=-1, required=True, metavar="TARGET...")
 @scale_option("Train what has no record at this scale")
 @seeds_option
-@click.option("--workers", type=AT_LEAST_ONE, metavar="N", help="Units side by side, a core each [all cores].")
+@click.option(
+    "--workers", type=AT_LEAST_ONE, metavar="N", help="Units side by side, with a core each if several [all cores]."
+)
 @click.option("--backend", envvar="REPRO_BACKEND", help="Quantizer backend [automatic].")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--data-root", type=PATH, help="Folder of the data sets [REPRO_DATA, or the user's cache].")
@@ -199,6 +202,7 @@ def _run(places: Places, names: tuple[str, ...], request: Request, dry_run: bool
     code, evaluations = 0, []
     for target in asked:
         evaluate.report_damage(target, request, places, say)
+    for target in asked:
         code = max(code, evaluate.train(target, request, places, say))
         evaluations.append(evaluate.evaluate(target, request, places))
         if not as_json:

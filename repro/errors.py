@@ -7,7 +7,7 @@ from difflib import get_close_matches
 INTERNAL = 70
 INTERRUPTED = 130
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-FORBIDDEN = {
+UNUSABLE = {
     errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
     errno.EIO,
 }  # fmt: skip
@@ -37,28 +37,21 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def explain(error: BaseException) -> tuple[int, str]:
-    """Exit code and one line for any error: a full or read-only place is the user's to mend, a bug is ours.
+    """Exit code and one line for any error: a full or unusable place is the user's to mend, a bug is ours.
 
     >>> explain(UsageError("no target 'tabel1': did you mean table1?"))
     (2, "no target 'tabel1': did you mean table1?")
     >>> explain(OSError(errno.ENOSPC, "No space left on device", "runs/a.json"))
     (3, 'runs/a.json: No space left on device; free some space, or choose another folder (--out, --data-root)')
-    >>> from backends.contract import ScalerError
-    >>> explain(ScalerError("their-package: scaler 'cubic' cannot serve: no licence"))
-    (2, "their-package: scaler 'cubic' cannot serve: no licence")
     >>> explain(KeyError("step"))
     (70, "internal error, KeyError: 'step'; run again with --debug to see where")
     """
-    from backends.contract import ScalerError
-
     line = " ".join(str(error).split())
-    if isinstance(error, ReproError):
-        return error.exit_code, line
-    if isinstance(error, ScalerError):
-        return UsageError.exit_code, line
+    if isinstance(code := getattr(error, "exit_code", None), int):
+        return code, line
     if isinstance(error, OSError):
         system = error if error.errno else error.__cause__
-        if isinstance(system, OSError) and system.errno in FULL | FORBIDDEN:
+        if isinstance(system, OSError) and system.errno in FULL | UNUSABLE:
             what = line if error is not system else f"{error.filename or 'output'}: {error.strerror}"
             remedy = "free some space, or " if system.errno in FULL else ""
             return ReproError.exit_code, f"{what}; {remedy}choose another folder (--out, --data-root)"

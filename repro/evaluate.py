@@ -55,7 +55,8 @@ def named(words: Sequence[str], commands: Iterable[str] = ()) -> list[Target]:
 
 
 def check(asked: Sequence[Target], request: Request) -> None:
-    """Raise `UsageError` for a setting that none of the targets has, or a scale at which none that trains is built.
+    """Raise `UsageError` for a setting that none of the targets has, a scale at which none that trains is built, or an
+    option about a run where none is asked for.
 
     Raises `ReproError` where the backend or the device cannot serve.
     """
@@ -204,7 +205,7 @@ def report_damage(target: Target, request: Request, places: Places, say: Say) ->
     """
     for store in (places.local, places.committed(target)):
         for damaged in store.read(target.name)[1]:
-            if damaged.later and request.scale:
+            if damaged.later and store == places.local and damaged.path.parent.name == request.scale:
                 raise ReproError(f"{damaged}; update the checkout, or choose another --out")
             remedy = "update the checkout" if damaged.later else f"{target.name} --scale makes it again"
             say(f"{damaged}; not used, {remedy}")

@@ -3,7 +3,8 @@
 The rows DQ (32 bit) and DQ (8 bit), each with and without BN calibration, need no joint training: a float network, or
 an individual 8-bit one, is cut down to fewer bits. Candidates are weight schemes and, for DQ (32 bit), rules that set
 the clip levels. Networks of different strength are compared by what is left, above chance, of the accuracy at full
-strength: ours of the FP32 start, in print of the individual 8-bit network, as no FP32 accuracy is printed:
+strength: ours of the FP32 start, which is the same for every candidate, in print of the individual 8-bit network, as no
+FP32 accuracy is printed:
 
     left   = 100 (acc - 10) / (acc_full - 10)
     misfit = sqrt(mean over the 32 cells of (left of ours - left of print)^2)      in points
@@ -13,7 +14,7 @@ tables at the same scale, numbered:
 
 1. `cpu`: 15,000 training images and 12 FP32 epochs (Table 1: 20,000 and 20; Table 2: 16,000 and 20); BN calibration on
    5,000 images (10,000).
-2. All scales: tested on 5,000 training images that are held out, as what fits best is a choice.
+2. All scales: tested on training images that are held out (5,000 at `cpu`), as what fits best is a choice.
 """
 
 from __future__ import annotations
@@ -94,8 +95,8 @@ class Identification:
                 alpha_images=200, bn_images=1_024,
             ),
             "cpu": _scale(
-                width=16, width_multiplier=0.25, train_images=15_000, fp32_epochs=12, epochs=3, test_once=True,
-                bn_images=5_000,
+                width=16, width_multiplier=0.25, train_images=15_000, test_images=5_000, fp32_epochs=12, epochs=3,
+                test_once=True, bn_images=5_000,
             ),
         }
     )  # fmt: skip

@@ -31,7 +31,7 @@ class Places:
 
     @property
     def readme(self) -> Path:
-        """The file that shows the status table."""
+        """The file that shows the tables of `repro.status.BLOCKS`."""
         return self.root / "README.md"
 
     @property

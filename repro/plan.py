@@ -33,10 +33,10 @@ class Planned(NamedTuple):
     """Of one core, for so many seeds of all arms."""
     comparisons: int
     seeds_together: int
-    """For all comparisons at once, with Bonferroni's correction."""
+    """With intervals corrected for all comparisons (Bonferroni), of one of them."""
     hours_together: float
     seeds_equal: int
-    """That put the intervals of all comparisons within the effect where none is different, likewise."""
+    """That put such an interval within the effect where there is no difference."""
     hours_equal: float
 
 
@@ -66,7 +66,7 @@ def plan(places: Places, target: Target, units: Sequence[Unit], effect: float, w
 def _planned(source: str, design: Design, effect: float, wanted: float) -> Planned:
     alone = seeds_needed(effect, design.sd, wanted)
     together = seeds_needed(effect, design.sd, wanted, comparisons=design.comparisons)
-    equal = seeds_needed(effect, design.sd, wanted, comparisons=design.comparisons, power=equivalence_power)
+    equal = seeds_needed(effect, design.sd, wanted, comparisons=design.comparisons, chance=equivalence_power)
     return Planned(
         design.name,
         design.scale,
@@ -119,7 +119,7 @@ def as_text(target: str, found: list[Planned], effect: float, wanted: float) -> 
     ]
     return (
         f"{target}: seeds that show a difference of {effect:g} points with {100 * wanted:g} % power, paired by seed, "
-        "at the recorded spread of differences (sd); all: every comparison at once; equal: seeds that put every "
-        "interval within so many points where no arm differs.\n\n"
+        "at the recorded spread of differences (sd). All, equal: with intervals corrected for all comparisons, of one "
+        "of them; equal: to put its interval within so many points where no arm differs.\n\n"
         f"{markdown_table(header, lines, 'lll' + 'r' * 9)}"
     ).rstrip()

@@ -230,7 +230,7 @@ def _execute_together(planned: Plan, setup: Setup, limit: int | None, reporter: 
 @contextmanager
 def _pool(size: int, setup: Setup) -> Iterator[list[_Worker]]:
     cores = hardware.cores()
-    # One alone takes whichever is free: another command may have one, too.
+    # Where one is asked for it takes whichever is free: another command may have one, too.
     own = [{cores[number % len(cores)]} for number in range(size)] if setup.workers > 1 else [set(cores)]
     workers = [_Worker(cores, setup) for cores in own]
     try:

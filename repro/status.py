@@ -76,15 +76,16 @@ def as_markdown(judged: Mapping[str, Sequence[Row]]) -> str:
 
 
 def as_findings(judged: Mapping[str, Sequence[Row]]) -> str:
-    """Every preregistered pattern that runs were judged on, in Markdown, as the README shows them."""
-    header = ("target", "claim", "ours", "95 % interval", "margin", "verdict")
+    """Every preregistered pattern or claim that runs were judged on, in Markdown, as the README shows them."""
+    header = ("target", "scale", "claim", "ours", "95 % interval", "margin", "verdict")
     found = []
     for name, rows in judged.items():
         section, _ = preregistered(PREREGISTRATION, name)
-        statements = {pattern.name: pattern.statement for pattern in patterns(section)}
+        statements = {pattern.name: pattern.statement for pattern in patterns(section)} | section.get("claims", {})
         found += [
             (
                 ", ".join(filter(None, (name, row.row))),
+                row.scale,
                 statements[row.claim],
                 number(row.ours, 3),
                 "" if row.low is None else f"{number(row.low, 3)} to {number(row.high, 3)}",
@@ -94,7 +95,7 @@ def as_findings(judged: Mapping[str, Sequence[Row]]) -> str:
             for row in rows
             if row.claim in statements and row.scale in RUN_SCALES and row.verdict
         ]
-    return markdown_table(header, found, "llrrrl")
+    return markdown_table(header, found, "lllrrrl")
 
 
 BLOCKS: Mapping[str, Callable[[Mapping[str, Sequence[Row]]], str]] = {"claims": as_findings, "status": as_markdown}
@@ -159,21 +160,23 @@ class Problem:
 
 
 def check(places: Places, judged: Mapping[str, Sequence[Row]]) -> list[Problem]:
-    """Everything committed that does not follow from the committed records: renders, baseline, status in the README."""
-    known = [targets.get(name) for name in judged]
-    damaged = [problem for target in known for problem in _check_records(places, target)]
-    if damaged:  # what follows from it would mislead
-        return [*damaged, *_check_baseline(places, judged)]
+    """Everything committed that does not follow from the committed records: renders, baseline, tables in the README.
+
+    Records that cannot be used come first; renders of their target, and the README, are then left alone, as what they
+    would follow from is not there.
+    """
+    damaged = {name: _check_records(places, targets.get(name)) for name in judged}
     return [
-        *(problem for target in known for problem in _check_renders(places, target)),
+        *(problem for problems in damaged.values() for problem in problems),
+        *(problem for name in judged if not damaged[name] for problem in _check_renders(places, targets.get(name))),
         *_check_baseline(places, judged),
-        *_check_readme(places, judged),
+        *(() if any(damaged.values()) else _check_readme(places, judged)),
     ]
 
 
 def _check_records(places: Places, target: Target) -> list[Problem]:
     found = places.committed(target).read(target.name)[1]
-    return [Problem(str(damaged.path), f"{damaged.reason}; bring it back: git checkout") for damaged in found]
+    return [Problem(str(damaged.path), f"{damaged.reason}; {damaged.remedy}") for damaged in found]
 
 
 def _check_renders(places: Places, target: Target) -> list[Problem]:
@@ -236,7 +239,8 @@ def renewed(text: str, judged: Mapping[str, Sequence[Row]]) -> str:
 
 
 def _with_block(text: str, name: str, table: str) -> str:
-    """
+    """The text with this table between the markers of its name.
+
     >>> _with_block("# Title\\n<!-- status:begin -->\\nold\\n<!-- status:end -->\\n", "status", "new")
     '# Title\\n<!-- status:begin -->\\nnew\\n<!-- status:end -->\\n'
     """
@@ -244,7 +248,7 @@ def _with_block(text: str, name: str, table: str) -> str:
     before, begin, rest = text.partition(first)
     _, end, after = rest.partition(last)
     if not (begin and end):
-        raise ReproError(f"no table of the {name} in it; add the lines {first} and {last}")
+        raise ReproError(f"no {name} table in it; add the lines {first} and {last}")
     return f"{before}{first}\n{table.strip()}\n{last}{after}"
 
 

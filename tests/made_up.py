@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repro import targets
 from repro.evidence.collection import Evidence
 from repro.evidence.records import Damaged, Record, Store, pack
 from repro.places import gather
@@ -36,9 +37,10 @@ def record(**changes: Any) -> Record:
 
 def record_of(unit: Unit, values: Mapping[str, float], **more: Any) -> Record:
     """As the unit would leave it that has found these values."""
+    unit_of_values = targets.get(unit.target).values_unit
     return Record(
         target=unit.target, scale=unit.scale, unit=unit.name, seed=unit.seed, settings=dict(unit.settings),
-        numerics=unit.numerics, values=values, unit_of_values="% top-1", **more,
+        numerics=unit.numerics, values=values, unit_of_values=unit_of_values, **more,
     )  # fmt: skip
 
 

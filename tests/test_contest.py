@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from repro.adaptive.settings import with_defaults
 from repro.contest import ARMS, CONFIRMATORY, EQUALS, EXPLORATORY, GAINS, TARGET
 from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
-from repro.evidence.preregistration import preregistered
+from repro.evidence.preregistration import preregistered, section_hash
 from repro.evidence.records import Record, pack
 from repro.networks.resnet import ResNet18
 from repro.places import PREREGISTRATION
@@ -59,6 +60,7 @@ class TestUnits:
             ("coquant_alike", {"swap_by_depth": (True, False)}),
             ("coquant_confident", {"lambda_end": (0.02, 0.0)}),
             ("coquant_near", {"lambda_end": (0.02, 1.0)}),
+            ("coquant_summed", {"lambda_end": (0.02, 0.02 / 128)}),
             ("distilled_warm", {"temperature": (1.0, 4.0)}),
             ("distilled_light", {"soft_weight": (1.0, 0.5)}),
         ],
@@ -192,6 +194,13 @@ def test_more_seeds_can_be_planned_from_what_is_recorded() -> None:
     assert design.seconds == 2 + len(PLAN["arms"])
 
 
+def test_arms_are_called_confirmatory_where_the_records_were_made_under_the_plan() -> None:
+    kept = [replace(record, preregistration=section_hash(PLAN)) for record in records({})]
+    page = TARGET.summary(evidence(TARGET, kept), evidence(TARGET))
+    assert page.count("| confirmatory ") == len(PLAN["arms"])
+    assert page.count("| confirmatory, control ") == 1
+
+
 def test_exploratory_arms_are_shown_without_a_verdict() -> None:
     gains = {"coquant": 1.0, "coquant_half": 0.4, "coquant_near": -2.0}
     page = TARGET.summary(evidence(TARGET, records(gains)), evidence(TARGET))
@@ -204,11 +213,11 @@ def test_exploratory_arms_are_shown_without_a_verdict() -> None:
     assert not {"holds", "fails", "inconclusive"} & set(cells)
     assert "within 0.5 points" in page
     assert "before all 32 seeds" in page.replace("\n", " ")
-    assert "What the verdicts will mean, fixed beforehand: CoQuant, as printed" in page
+    assert "What the verdicts will mean, fixed beforehand:\nTwo arms answer" in page
     assert "## Protocol\n\n1. `cpu`: width 8" in page
     assert re.search(r"FP32 starts: \S+ ± \S+, 32 seeds\.", page)
     spread = re.search(
-        r"under 5 sets of its constants, over the 8 seeds that all have: from (\S+) \(.*?\) to (\S+) \(", page
+        r"under 6 sets of its constants, over the 8 seeds that all have: from (\S+) \(.*?\) to (\S+) \(", page
     )
     assert spread
     assert [float(gain) for gain in spread.groups()] == pytest.approx([-2.0, 1.0], abs=0.2)

@@ -45,7 +45,7 @@ def test_seeds_and_hours_from_records(places: Places, capsys: pytest.CaptureFixt
     assert small["hours"] == pytest.approx(small["seeds"] * design.seconds / 3600)
     assert small["seeds_together"] >= small["seeds"]
     assert small["seeds_equal"] == seeds_needed(
-        0.6, design.sd, 0.8, comparisons=design.comparisons, power=equivalence_power
+        0.6, design.sd, 0.8, comparisons=design.comparisons, chance=equivalence_power
     )
     assert small["source"] == "this machine"
     assert main(["plan", "figure4", "--effect", ".6"], places) == 0

@@ -106,6 +106,8 @@ def with_defaults(**changed: Scalar) -> dict[str, Scalar]:
 def check(settings: Mapping[str, Scalar]) -> None:
     """Raise `UsageError`, naming the setting, its value and its range, for a value that cannot be used.
 
+    Who has the setting `validation` has data of which some images are held out, whatever its value.
+
     >>> check(with_defaults(epochs=0))
     Traceback (most recent call last):
     repro.errors.UsageError: epochs=0: give a value from 1 to 1000

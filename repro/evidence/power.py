@@ -78,23 +78,23 @@ def seeds_needed(
     wanted: float = 0.8,
     confidence: float = 0.95,
     comparisons: int = 1,
-    power: Callable[..., float] = power,
+    chance: Callable[..., float] = power,
 ) -> int:
-    """The smallest number of seeds whose `power` is at least `wanted`. Raises `ValueError` for an effect of 0.
+    """The smallest number of seeds whose `chance` is at least `wanted`. Raises `ValueError` for an effect of 0.
 
-    >>> seeds_needed(0.5, 0.7), seeds_needed(0.5, 0.7, comparisons=17), seeds_needed(0.5, 0.7, power=equivalence_power)
+    >>> seeds_needed(0.5, 0.7), seeds_needed(0.5, 0.7, comparisons=17), seeds_needed(0.5, 0.7, chance=equivalence_power)
     (18, 33, 23)
     """
     if not effect:
         raise ValueError("effect=0: no number of seeds shows it")
     high = 2
-    while power(high, abs(effect), sd, confidence, comparisons) < wanted:
+    while chance(high, abs(effect), sd, confidence, comparisons) < wanted:
         if high >= MOST:
             raise ValueError(f"effect={effect} at sd {sd:g} takes more than {MOST} seeds")
         high *= 2
     low = high // 2
     while high - low > 1:
         middle = (low + high) // 2
-        enough = power(max(middle, 2), abs(effect), sd, confidence, comparisons) >= wanted
+        enough = chance(max(middle, 2), abs(effect), sd, confidence, comparisons) >= wanted
         low, high = (low, middle) if enough else (middle, high)
     return max(high, 2)

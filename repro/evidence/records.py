@@ -236,6 +236,11 @@ class Damaged:
     later: bool = False
     """Whether it is of a format that only a later version reads."""
 
+    @property
+    def remedy(self) -> str:
+        """What to do where it is committed."""
+        return "update the checkout" if self.later else "bring it back: git checkout"
+
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
 

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 
 class QuickConv2d(nn.Conv2d):
-    """A convolution with, where it is depthwise and of stride 1, a backward pass of its own for maps below its kernel.
+    """A convolution that, if depthwise and of stride 1, has a backward pass of its own on maps below its kernel.
 
         dw[c, i, j] = sum over n, u, v of g[n, c, u, v] x[n, c, u + i - p, v + j - p],    dx = g * flipped w
 
-    On one CPU core without AVX-512 that is 4 to 9 times faster; on larger maps the library is. It shares the parameters
-    of the one that it replaces and computes the same, up to rounding. Results are the same from run to run. Shapes:
-    (N, C, H, W) to (N, C', H', W').
+    On one CPU core without AVX-512 that is 4 to 9 times faster; on larger maps the library's is the faster one. It
+    shares the parameters of the one that it replaces and computes the same, up to rounding. Results are the same from
+    run to run. Shapes: (N, C, H, W) to (N, C', H', W').
     """
 
     def __init__(self, conv: nn.Conv2d) -> None:
@@ -65,7 +65,7 @@ def _convolved(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def quicken(network: nn.Module) -> nn.Module:
-    """Replace every depthwise convolution of stride 1 by a `QuickConv2d`, in place; names stay.
+    """Replace every convolution that is quick as a `QuickConv2d` (`_fits`), in place; names stay.
 
     >>> net = quicken(nn.Sequential(nn.Conv2d(4, 4, 5, padding=2, groups=4, bias=False), nn.Conv2d(4, 8, 1)))
     >>> [type(module).__name__ for module in net]

@@ -93,7 +93,7 @@ class TestClauses:
     @pytest.mark.usefixtures("two_threads")
     @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
     @pytest.mark.parametrize("bits", BIT_WIDTHS)
-    def test_Q4_bit_equal_on_ten_million_elements(self, other: Case, bits: int, signed: bool) -> None:
+    def test_Q4_bit_equal_on_many_elements(self, other: Case, bits: int, signed: bool) -> None:
         """A million at each setting."""
         generator = np.random.default_rng([bits, signed])
         setting = grid(bits, signed, step=generator.uniform(0.01, 1))

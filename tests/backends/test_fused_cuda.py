@@ -69,7 +69,7 @@ def cast(array: np.ndarray, source: tl.dtype, target: tl.dtype, rounding: Any) -
 
 
 def fma(builder: Any, x: Any, y: Any, z: Any) -> Any:
-    """x y + z, rounded once, which the interpreter rounds twice: the product is exact in float64."""
+    """x y + z with the product exact, which the interpreter rounds: in float64, then in float32."""
     exact = x.data.astype(np.float64) * y.data + z.data
     return interpreter.TensorHandle(exact.astype(np.float32), z.dtype.scalar)
 
@@ -125,7 +125,7 @@ class TestForwardVectors(test_forward.TestVectors):
 class TestForwardClauses(test_forward.TestClauses):
     @pytest.mark.parametrize("signed", [True, False], ids=["signed", "unsigned"])
     @pytest.mark.parametrize("bits", test_forward.BIT_WIDTHS)
-    def test_Q4_bit_equal_on_ten_million_elements(self, other: Case, bits: int, signed: bool) -> None:
+    def test_Q4_bit_equal_on_many_elements(self, other: Case, bits: int, signed: bool) -> None:
         """Twenty thousand, here."""
         generator = np.random.default_rng([bits, signed])
         setting = grid(bits, signed, step=generator.uniform(0.01, 1))

@@ -15,7 +15,7 @@ import backends
 from backends import BackendUnavailableError, Scaler, autograd, eager, fused, operator
 from backends.autograd import fake_quantize
 from backends.contract import register_scaler, unregister_scaler
-from tests.backends.cases import assert_equal, plain
+from tests.backends.cases import assert_equal, no_cuda, plain
 from tests.strategies import grid, specials, tie_grid
 
 OPERATOR = "backends::fake_quantize"
@@ -64,6 +64,17 @@ def assert_compiled_equals_eager(
     with profile() as profiled:
         run(compiled, data(), *parameters, **options)
     assert {event.name for event in profiled.events()} & {OPERATOR, ROUND} == ran
+
+
+@no_cuda
+def test_a_graph_on_a_gpu_holds_the_operator_whatever_the_backend() -> None:
+    """Inductor's division would be an approximation (Q1)."""
+    x = torch.linspace(-1, 1, 1000, device="cuda")
+    compiled = torch.compile(lambda x: fake_quantize(x, 0.1, -0.8, 0.7, scaler=Scaler("ste"), backend="eager"))
+    with profile() as profiled:
+        y = compiled(x)
+    assert OPERATOR in {event.name for event in profiled.events()}
+    assert torch.equal(y, fake_quantize(x, 0.1, -0.8, 0.7, scaler=Scaler("ste"), backend="eager"))
 
 
 class TestCompile:
@@ -221,3 +232,8 @@ def test_opcheck(backend: str, dtype: torch.dtype, axis: int | None, layout: str
     scaler = ("gaussian_noise", 0.1, None, "printed") if noise else EWGS
     arguments = (x.requires_grad_(), step, torch.tensor(-0.8), upper, torch.ones_like(x) if noise else None, axis)
     torch.library.opcheck(operator.fake_quantize, (*arguments, backend, *scaler))
+    plain = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
+    grad = torch.ones_like(plain[0])
+    torch.library.opcheck(
+        operator.fake_quantize_backward, (grad, *plain, backend, *scaler), test_utils=("test_schema", "test_faketensor")
+    )

@@ -64,7 +64,10 @@ def cpu_seconds(run: Contender, calls: int) -> float:
 
 
 def gpu_seconds(run: Contender, calls: int) -> float:
-    """On the GPU's clock, its cache emptied before every call: a median that the launch has no part in."""
+    """On the GPU's clock, its cache emptied before every call: a median that the launch has no part in.
+
+    Over about as many milliseconds as calls are asked for, which for the calls of a sample is the same order.
+    """
     from triton.testing import do_bench
 
     return do_bench(run, warmup=2, rep=max(2, calls), return_mode="median") / 1e3

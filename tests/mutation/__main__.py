@@ -55,7 +55,7 @@ FIRST = {
     ),
 }
 """The tests that know a function best; for all others it is the order above."""
-CHOSEN = "fused and not cuda and not Processes and not ten_million"
+CHOSEN = "fused and not cuda and not Processes and not many_elements"
 """Without the tests that start processes or take long: they tell apart no mutant that the others do not, or it shows as
 one that has survived."""
 PASSED = "passed"

@@ -11,6 +11,7 @@ from torch import nn
 from repro.networks import depthwise
 from repro.networks.depthwise import QuickConv2d, quicken
 from repro.networks.lite import lite_small
+from repro.networks.quantize import QuantizedConv2d
 
 
 def pair(size: int) -> tuple[nn.Conv2d, QuickConv2d]:
@@ -18,8 +19,14 @@ def pair(size: int) -> tuple[nn.Conv2d, QuickConv2d]:
     return conv, QuickConv2d(copy.deepcopy(conv))
 
 
-@pytest.mark.parametrize("size", [1, 3, 5, 7])
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (1, 3), (3, 2), (4, 4), (5, 5)], ids=str)
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        *((3, shape) for shape in ((1, 1), (2, 2), (1, 3), (3, 2))),
+        *((size, shape) for size in (5, 7) for shape in ((1, 1), (2, 2), (1, 3), (3, 2), (4, 4), (4, 9))),
+    ],
+    ids=str,
+)
 def test_values_and_gradients_are_the_librarys(size: int, shape: tuple[int, int]) -> None:
     conv, ours = pair(size)
     generator = torch.Generator().manual_seed(0)
@@ -27,6 +34,7 @@ def test_values_and_gradients_are_the_librarys(size: int, shape: tuple[int, int]
     grad = torch.randn(3, 6, *shape, generator=generator, dtype=torch.float64)
     one, other = (x.clone().requires_grad_() for _ in range(2))
     y, ours_y = conv(one), ours(other)
+    assert "_SmallMap" in type(ours_y.grad_fn).__name__
     y.backward(grad)
     ours_y.backward(grad)
     assert torch.allclose(ours_y, y, rtol=0, atol=1e-12)
@@ -42,6 +50,14 @@ def test_only_maps_below_the_kernel_take_the_way_of_their_own(monkeypatch: pytes
     for shape in ((2, 2), (3, 2), (2, 5), (3, 3), (4, 4)):
         ours(torch.zeros(1, 6, *shape, dtype=torch.float64))
     assert taken == [(1, 6, 2, 2), (1, 6, 3, 2), (1, 6, 2, 5)]
+
+
+def test_a_quantized_convolution_is_quick_too() -> None:
+    conv, _ = pair(3)
+    quantized = QuantizedConv2d(conv, nn.Identity())
+    x = torch.randn(2, 6, 2, 2, dtype=torch.float64)
+    assert "_SmallMap" in type(quantized(x).grad_fn).__name__
+    assert torch.allclose(quantized(x), conv(x))
 
 
 def test_a_network_keeps_its_names_and_its_function() -> None:
