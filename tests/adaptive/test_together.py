@@ -31,7 +31,6 @@ SMALL = {"width": 8, "classes": 3, "image_size": 64, "batch": 8, "fp32_epochs": 
          "alpha_images": 8, "fp32_lr": 1e-3, "lr": 1e-3, "weight_lr": 1e-4, "alpha_lr": 1e-3}  # fmt: skip
 # As each of the two processes has: with more, sums of another order turn a code, and a batch norm, over.
 pytestmark = pytest.mark.usefixtures("one_thread")
-OPTIONS = [f"--set={name}={value}" for name, value in SMALL.items()]
 TABLE3 = targets.get("table3")
 FORWARD = ResNet18.forward
 UNITS = {unit.name: unit for unit in planned(TABLE3, "paper", changes={key: str(v) for key, v in SMALL.items()})}
@@ -119,10 +118,11 @@ def test_two_processes_are_one_that_normalises_the_halves_separately(
             torch.testing.assert_close(theirs[key], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess:
+def torchrun(*arguments: object, **changes: int) -> subprocess.CompletedProcess:
+    options = [f"--set={name}={value}" for name, value in (SMALL | changes).items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "repro"]
     return subprocess.run(
-        [*command, "table3", "--scale=paper", *OPTIONS, *map(str, arguments)],
+        [*command, "table3", "--scale=paper", *options, *map(str, arguments)],
         capture_output=True, text=True, check=False, timeout=400, env=os.environ,
     )  # fmt: skip
 
@@ -139,7 +139,7 @@ def test_torchrun_starts_it_and_goes_on(root: Path, tmp_path: Path) -> None:
     assert done.stdout.count("# Table 3: ResNet18 on ImageNet") == 1
     (record,), damaged = Store(tmp_path / "records").read("table3")
     assert (record.unit, record.workers, len(record.curve), damaged) == ("fp32", 2, 2, [])
-    mistaken = torchrun(*places, "--set=batch=5")
+    mistaken = torchrun(*places, batch=5)
     assert mistaken.returncode == 1  # torchrun's own, whatever its processes end with
     assert set(said(mistaken.stderr)) == {"repro: batch=5: give a multiple of the 2 processes that share it"}
     assert len(Store(tmp_path / "records").read("table3")[0]) == 1
