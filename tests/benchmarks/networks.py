@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import backends
 from backends import Scaler
 from backends.autograd import fake_quantize
+from repro.networks.depthwise import quicken
 from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
 from repro.networks.resnet import ResNet18
 from repro.quantizers import PACT, DoReFaWeight
@@ -52,9 +53,12 @@ class LearnedRange(nn.Module):
 
 
 def lite0(kind: str | None) -> nn.Module:
-    """EfficientNet-Lite0; with a kind, every weight, every ReLU6 and the output of every block are quantized."""
+    """EfficientNet-Lite0; with a kind, every weight, every ReLU6 and the output of every block are quantized.
+
+    Its depthwise convolutions are quick (`repro.networks.depthwise`) whether they are quantized or not.
+    """
     torch.manual_seed(0)
-    network = timm.create_model("efficientnet_lite0", pretrained=False, num_classes=CLASSES)
+    network = quicken(timm.create_model("efficientnet_lite0", pretrained=False, num_classes=CLASSES))
     for name, module in list(network.named_modules()) if kind else []:
         if isinstance(module, nn.Conv2d):
             quantizer = LearnedRange(module.weight.abs().max().item(), True, kind)
