@@ -2,7 +2,7 @@
 
 Eager calls go through an `autograd.Function`. Under `torch.compile` and `torch.export` the same call becomes either
 the operator of `backends.operator`, which runs a backend as it is but which Inductor cannot fuse with its neighbours,
-or the operations of the eager backend, which it can.
+or on the CPU the operations of the eager backend, which it can.
 """
 
 from __future__ import annotations

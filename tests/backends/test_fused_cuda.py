@@ -543,6 +543,7 @@ class TestMachineCode:
         self.check(ptx, reciprocals=1)
         self.check_rint(ptx)
         self.check_vectors(ptx)
+        self.check_mended(ptx)
         assert ".ftz" not in ptx, "subnormal steps and elements count"
         if dtype == torch.bfloat16:
             assert set(re.findall(r"cvt\.\S*bf16x2?\.f32", ptx)) <= {"cvt.rn.bf16x2.f32", "cvt.rn.bf16.f32"}
@@ -552,6 +553,7 @@ class TestMachineCode:
         ptx = compiled(meta_launch["_quantize_kernel"])["ptx"]
         self.check(ptx, reciprocals=1)
         self.check_vectors(ptx)
+        self.check_mended(ptx)
         assert "cvt.rzi.s32.f32" in ptx
         assert re.search(r"\bselp\.\S+.*(-2147483648|0fCF000000)", ptx), "alone the conversion makes 0 of NaN (Q6)"
 
@@ -600,6 +602,11 @@ class TestMachineCode:
         assert found == ["div.rn.f32"] * (reciprocals + divisions * elements)
         assert len(re.findall(r"\bfma\.rn\.f32", ptx)) >= 4 * elements
         assert not re.search(r"\b(?:atom|red)\.", ptx)
+
+    @staticmethod
+    def check_mended(ptx: str) -> None:
+        """Two remainders and two corrections for each of a thread's elements, and nothing else contracted (Q1, Q4)."""
+        assert len(re.findall(r"\bfma\.rn\.f32", ptx)) == 4 * cuda.TILE // (32 * cuda.WARPS)
 
     @staticmethod
     def check_rint(ptx: str) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,6 @@ def rows(
     peaks: dict[str, float | None] | None = None,
 ) -> list[Row]:
     """The rows of a race."""
-    commit, dirty = hardware.commit()
     medians = {name: race.percentiles(name)[1] for name in race.samples}
     found = []
     for name, samples in race.samples.items():
@@ -93,10 +93,17 @@ def rows(
                 base=base,
                 of_base=_short(ms / medians[base]),
                 peak_mib=_short((peaks or {}).get(name)),
-                commit=commit + "+" * dirty,
+                commit=code(),
             )
         )
     return found
+
+
+@cache
+def code() -> str:
+    """The commit as the run found it, marked where there were changes: from the first race on its record is one."""
+    commit, dirty = hardware.commit()
+    return commit + "+" * dirty
 
 
 def _short(number: float | None) -> Any:
