@@ -41,6 +41,8 @@ SHORTEST_RUN = 64
 """Elements that follow each other on one grid, below which grids are laid out per element."""
 NARROWEST_ROW = 256
 """Elements of a row with a grid per element, at least: shorter ones are repeated."""
+CLAIMS = 256
+"""Times, about, that threads come for blocks of a large tensor: enough to share them evenly, few enough to read ahead."""
 MOST_BLOCKS_OF_ROWS = 64
 """Each of them keeps sums per element of a row."""
 CERTAIN_CODE = LARGEST_CODE / 2
@@ -104,7 +106,7 @@ def backward(
         wide = backward(grad.float(), x.float(), step, lower, upper, scaler=scaler, axis=axis, noise=noise, needs=needs)
         return wide._replace(x=_delivered(_destination(x, out).copy_(wide.x), out))
     work = _prepare(x, step, lower, upper, axis)
-    split, result = work.split, _destination(work.x, out)
+    split, result = work.split, _destination(work.x, out, work.x, grad)
     asked = needs[0] * loops.STEP_SUM | needs[1] * loops.LOWER_SUM | needs[2] * loops.UPPER_SUM
     sums = torch.empty(3 if split.channels == 1 else 3 + 3 * split.channels) if asked else None
     folded = asked and (split.blocks != 1 or split.spread)
@@ -177,7 +179,7 @@ def _split(outer: int, channels: int, inner: int) -> _Split:
         repeats, columns, block = 1, channels, BLOCK
         per_length = inner = -(-length // BLOCK)
         blocks = outer * channels * per_length
-    claim = max(1, BLOCK // max(1, min(block, length)))
+    claim = max(1, BLOCK // max(1, min(block, length)), blocks // CLAIMS)
     fields = (columns, length, block, per_length, blocks, claim, outer, channels, inner)
     return _Split(spread, repeats, channels, blocks, 3 * outer * channels * inner, struct.pack("=9q", *fields))
 
@@ -347,13 +349,19 @@ def _laid_out_like(x: Tensor, other: Tensor) -> Tensor:
     return other if _same_layout(x, other) else torch.empty_like(x, dtype=other.dtype).copy_(other.detach())
 
 
-def _destination(x: Tensor, out: Tensor | None) -> Tensor:
-    """Where the loop writes: `out`, if its elements lie as those of x do, or else a new tensor."""
+def _destination(x: Tensor, out: Tensor | None, *apart: Tensor) -> Tensor:
+    """Where the loop writes: `out`, if its elements lie as those of x do and `apart` from these, or else a new tensor."""
     if out is None:
         return torch.empty_like(x)
     check_like("out", out, x)
     _check_cpu("out", out)
-    return out if _same_layout(x, out) else torch.empty_like(x)
+    usable = _same_layout(x, out) and not any(_overlap(out, other) for other in apart)
+    return out if usable else torch.empty_like(x)
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether tensors without gaps share memory."""
+    return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
 
 
 def _delivered(result: Tensor, out: Tensor | None) -> Tensor:

@@ -61,6 +61,10 @@ ALL_SUMS = STEP_SUM | LOWER_SUM | UPPER_SUM
 
 LANES = 32
 RUN = 64 * LANES
+AHEAD = 256
+"""Elements, of a backward loop's inputs, from the one that is read to the one whose line is asked for."""
+LINE = 16
+"""Elements of a cache line, of float32."""
 
 ZERO, ONE = np.float32(0), np.float32(1)
 LARGEST_EXPONENT = np.float32(18.5)
@@ -85,6 +89,53 @@ def _pointer(typing_context, address, scalar):
         return builder.inttoptr(arguments[0], context.get_value_type(result))
 
     return result(types.int64, scalar), generate
+
+
+def _inputs(module):
+    """Metadata: the scope of what `_read` reads, and `_write` leaves alone."""
+    domain = module.add_metadata(["repro.fused"])
+    return module.add_metadata([module.add_metadata(["repro.fused.inputs", domain])])
+
+
+@intrinsic
+def _read(typing_context, pointer, i):
+    """Element i of an input, which overlaps nothing that `_write` writes: sums then stay in registers."""
+    number = pointer.dtype
+
+    def generate(context, builder, signature, arguments):
+        loaded = builder.load(builder.gep(arguments[0], [arguments[1]]), align=number.bitwidth // 8)
+        loaded.set_metadata("alias.scope", _inputs(builder.module))
+        return loaded
+
+    return number(pointer, types.int64), generate
+
+
+@intrinsic
+def _write(typing_context, pointer, i, value):
+    """Set element i of an output, which overlaps nothing that `_read` reads."""
+    number = pointer.dtype
+
+    def generate(context, builder, signature, arguments):
+        stored = builder.store(arguments[2], builder.gep(arguments[0], [arguments[1]]), align=number.bitwidth // 8)
+        stored.set_metadata("noalias", _inputs(builder.module))
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, number), generate
+
+
+@intrinsic
+def _prefetch(typing_context, pointer, i):
+    """Ask for the line of element i, to be read soon; nothing comes of it where there is none."""
+
+    def generate(context, builder, signature, arguments):
+        of_bytes, flag = cgutils.voidptr_t, ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [of_bytes, flag, flag, flag])
+        function = builder.module.declare_intrinsic("llvm.prefetch", (of_bytes,), kind)
+        line = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), of_bytes)
+        builder.call(function, [line, flag(0), flag(3), flag(1)])  # to read, into every cache, data
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64), generate
 
 
 @intrinsic
@@ -323,11 +374,11 @@ def _(kind, sums, storage, x, grad, noise, out, i, grid, constants, lanes, lane)
     with_step, with_lower, with_upper = (bool(sums.literal_value & one) for one in (STEP_SUM, LOWER_SUM, UPPER_SUM))
 
     def one(kind, sums, storage, x, grad, noise, out, i, grid, constants, lanes, lane):
-        number, g = _widen(x[i]), _widen(grad[i])
+        number, g = _widen(_read(x, i)), _widen(_read(grad, i))
         v = _position(number, grid)
         s = multiplier(g, v - np.rint(v), noise, i, constants)
         scaled = g * s
-        out[i] = _narrow(scaled if _clip(number, grid) == number else ZERO, storage)
+        _write(out, i, _narrow(scaled if _clip(number, grid) == number else ZERO, storage))
         if with_step:
             lanes[lane] += g * (np.rint(v) - s * v)
         if with_lower:
@@ -387,23 +438,17 @@ def _backward(storage: type, kind: int, sums: int) -> Callable:
                     for lane in range(3 * LANES):
                         lanes[lane] = ZERO
                     until = min(run + RUN, stop)
-                    # Four rows at a time: sums wait in registers. Written out, because then lanes become vectors.
-                    whole = until - (until - run) % (4 * LANES)
-                    for row in range(run, whole, 4 * LANES):
+                    whole = until - (until - run) % LANES
+                    for row in range(run, whole, LANES):
+                        for ahead in range(row + AHEAD, row + AHEAD + LANES, LINE):
+                            _prefetch(x, ahead)
+                            _prefetch(grad, ahead)
                         for lane in range(LANES):
-                            at = row + lane
-                            _backward_one(kind, sums, storage, x, grad, noise, out, at, grid, constants, lanes, lane)
-                            at += LANES
-                            _backward_one(kind, sums, storage, x, grad, noise, out, at, grid, constants, lanes, lane)
-                            at += LANES
-                            _backward_one(kind, sums, storage, x, grad, noise, out, at, grid, constants, lanes, lane)
-                            at += LANES
-                            _backward_one(kind, sums, storage, x, grad, noise, out, at, grid, constants, lanes, lane)
-                    for row in range(whole, until, LANES):
-                        for lane in range(min(LANES, until - row)):
-                            _backward_one(
-                                kind, sums, storage, x, grad, noise, out, row + lane, grid, constants, lanes, lane
-                            )
+                            i = row + lane
+                            _backward_one(kind, sums, storage, x, grad, noise, out, i, grid, constants, lanes, lane)
+                    for lane in range(until - whole):
+                        i = whole + lane
+                        _backward_one(kind, sums, storage, x, grad, noise, out, i, grid, constants, lanes, lane)
                     for lane in range(LANES):
                         of_step += lanes[lane]
                         of_lower += lanes[LANES + lane]

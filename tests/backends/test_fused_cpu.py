@@ -292,6 +292,19 @@ class TestOut:
         expected = eager.forward(x, 0.1, -1.0, 1.0)
         assert torch.equal(fused.forward(x, 0.1, -1.0, 1.0, out=x), expected)
 
+    @pytest.mark.parametrize("shift", [0, 1])
+    def test_may_be_what_the_backward_pass_reads_or_overlap_it(self, shift: int) -> None:
+        x, g = data(1000)
+        expected = fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS).x
+        for read in ("x", "grad"):
+            memory = torch.cat([x if read == "x" else g, torch.zeros(1)])
+            given, out = memory[:1000], memory[shift : 1000 + shift]
+            found = fused.backward(
+                given if read == "grad" else g, given if read == "x" else x, 0.1, -1.0, 1.0, scaler=EWGS, out=out
+            )
+            assert found.x is out
+            assert torch.equal(out, expected)
+
     def test_receives_dx_of_a_gradient_of_another_dtype(self) -> None:
         x, g = data(10)
         out = torch.empty(10, dtype=torch.bfloat16)
