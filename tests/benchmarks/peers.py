@@ -17,7 +17,7 @@ from tests.benchmarks.race import Contender
 
 BITS, Q_MIN, Q_MAX = 4, -8, 7
 STEP = 0.1
-EWGS = Scaler("ewgs")
+EWGS, STE = Scaler("ewgs"), Scaler("ste")
 NO_BREVITAS = None if find_spec("brevitas") else "brevitas is not installed: pip install -e '.[peers]'"
 
 
@@ -63,8 +63,8 @@ def given(data: Data) -> dict[str, dict[str, Contender]]:
     def forward(module: Any) -> Contender:
         return lambda: module.forward(x, *parameters, axis=axis, out=y)
 
-    def backward(module: Any) -> Contender:
-        return lambda: module.backward(g, x, *parameters, scaler=EWGS, axis=axis, out=dx)
+    def backward(module: Any, scaler: Scaler = EWGS) -> Contender:
+        return lambda: module.backward(g, x, *parameters, scaler=scaler, axis=axis, out=dx)
 
     def both(module: Any) -> Contender:
         one, other = forward(module), backward(module)
@@ -83,6 +83,7 @@ def given(data: Data) -> dict[str, dict[str, Contender]]:
             "copy": lambda: y.copy_(x),
             "torch.add": lambda: torch.add(x, g, out=y),
             "fused": backward(fused),
+            "fused, ste": backward(fused, STE),
             "eager": backward(eager),
         },
         "forward, backward": {

@@ -171,7 +171,10 @@ ON_GPU = r"64 M (float32|bfloat16)( of a ReLU)? on GPU"
 SMALL = r"(1|16) k float32|conv weight 64x64x3x3"
 PROMISES = (
     Promise("forward, out given", "16 M float32", "copy", "fused", at_least=0.8),
-    Promise("backward, out given", "16 M float32", "torch.add", "fused", at_least=0.9),
+    *(
+        Promise("backward, out given", "16 M float32", "torch.add", name, at_least=0.9)
+        for name in ("fused", "fused, ste")
+    ),
     *(
         Promise("backward by scaler", "16 M float32", name, "ewgs", at_most=1.25)
         for name in ("acos", "tanh", "invtanh")
