@@ -9,10 +9,15 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 FAKES = Path(__file__).parent / "fakes"
 
 collect_ignore = ["fakes"]
+
+# No test fails by the clock, and all see the same examples on every run.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from tests.backends import tolerances
 from tests.backends.cases import Case, assert_equal
 from tests.strategies import Grid, grids, inputs, symmetric_grids
 
-quick = settings(max_examples=60, deadline=None, derandomize=True)
+quick = settings(max_examples=60)
 settings_and_inputs = grids().flatmap(lambda setting: st.tuples(st.just(setting), inputs(setting)))
 
 

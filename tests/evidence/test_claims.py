@@ -139,7 +139,7 @@ def test_arithmetic_is_consistent_iff_the_rounding_interval_meets_what_is_allowe
     assert judged.theta == pytest.approx(2.0 - judged.ours)
 
 
-@given(st.integers(0, 1000), st.fractions(0, 10), st.fractions(0, 2))
+@given(st.integers(0, 300), st.fractions(0, 3), st.fractions(0, 1))
 def test_the_nearest_derivable_value_is_derivable_and_nearest(tenths: int, low: Fraction, length: Fraction) -> None:
     def consistent(tenths: int) -> bool:
         return judge_arithmetic(Printed(f"{tenths / 100:.2f}", 2), low, low + length).verdict == "consistent"

@@ -66,7 +66,7 @@ class TestHistogram:
         st.randoms(use_true_random=False),
         st.booleans(),
     )
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     def test_does_not_depend_on_batches_or_order(self, values: list, cuts: list, random, signed: bool) -> None:
         whole = observed(torch.tensor(values), signed=signed)
         random.shuffle(values)
@@ -264,7 +264,7 @@ class TestRanges:
             assert [p[channel] for p in together] == list(calibrate(values, method, bits=4))
 
     @given(st.integers(0, 2**32), st.floats(50, 100), st.floats(50, 100))
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     def test_max_is_at_least_percentile_which_grows(self, seed: int, one: float, other: float) -> None:
         found = observed(heavy(2000, seed))
         low, high = (calibrate(found, "percentile", percent=p).upper for p in sorted((one, other)))
