@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 from repro.published.reader import Printed, PublishedError, read
 
@@ -35,6 +36,7 @@ class PublishedTable:
         return self.cells[method, "delta_b"]
 
 
+@cache
 def table(target: str) -> PublishedTable:
     """The printed table `table1` .. `table4`; raises `PublishedError` for another name.
 
