@@ -8,7 +8,7 @@ from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
 from repro.adaptive.methods import INDIVIDUAL, METHODS, Method, methods
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
-from repro.evidence.intervals import Interval, rank_correlation
+from repro.evidence.intervals import Interval, rank_agreement
 from repro.evidence.patterns import pattern_table
 from repro.evidence.render import markdown_table, mean_text, settings_text
 from repro.published import Printed, PublishedTable, read
@@ -124,16 +124,15 @@ def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
 
 
 def _order(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) -> list[str]:
-    """A line per source with three methods or more: whether Delta_B puts them in the order of the print."""
+    """A line per source with four methods or more: whether Delta_B puts them in the order of the print."""
+    theirs = {method: float(printed.delta_b(method)) for method in printed.methods if method != INDIVIDUAL}
     lines = []
     for name, runs in measured:
-        ours = {m: runs.delta_b(m) for m in printed.methods if m != INDIVIDUAL}
-        pairs = [(found.estimate, float(printed.delta_b(m))) for m, found in ours.items() if found]
-        if len(pairs) > 2:
-            rho = rank_correlation(*zip(*pairs, strict=True))
-            lines.append(
-                f"\n`{name}`: rank correlation of Delta_B with the print {rho:.2f} over {len(pairs)} methods.\n"
-            )
+        found = {method: runs.delta_b(method) for method in theirs}
+        rho = rank_agreement({method: delta.estimate for method, delta in found.items() if delta}, theirs)
+        if rho:
+            words = f"rank correlation of Delta_B with the print {rho.text('.2f')} over {rho.n} methods"
+            lines.append(f"\n`{name}`: {words}.\n")
     return lines
 
 

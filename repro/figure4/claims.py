@@ -20,13 +20,13 @@ from repro.evidence.claims import (
     judge_seeds,
 )
 from repro.evidence.collection import Evidence
-from repro.evidence.intervals import Interval
+from repro.evidence.intervals import Interval, rank_agreement
 from repro.evidence.patterns import pattern_row, patterns
 from repro.evidence.power import Design
 from repro.evidence.records import Record
 from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network, trained
 from repro.figure4.cells import Cell, printed, widths
-from repro.figure4.study import LEVELS, Study, Values, rank_agreement
+from repro.figure4.study import LEVELS, Study, Values
 from repro.published import Printed
 
 TARGET = "figure4"

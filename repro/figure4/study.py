@@ -13,7 +13,6 @@ from repro.evidence.intervals import (
     Pairing,
     dunnett,
     pairing,
-    rank_correlation,
     simultaneous,
     t_interval,
 )
@@ -165,20 +164,3 @@ def _flipped(matrix: Sequence[Sequence[float]]) -> list[Interval]:
     import numpy as np
 
     return simultaneous(matrix, rng=np.random.default_rng(FLIP_SEED))
-
-
-def rank_agreement(ours: Mapping[Cell, float], theirs: Mapping[Cell, float]) -> Interval | None:
-    """Spearman's rho of two orders of the cells that both have, with its 95 % interval; None for fewer than four.
-
-        tanh(artanh rho -+ 1.96 sqrt((1 + rho^2 / 2) / (n - 3)))
-
-    Source: Bonett and Wright 2000. Seed noise in the means draws rho towards 0.
-    """
-    cells = [cell for cell in theirs if cell in ours]
-    if len(cells) < 4:
-        return None
-    rho = rank_correlation([ours[cell] for cell in cells], [theirs[cell] for cell in cells])
-    if not abs(rho) < 1:
-        return Interval(rho, None, None, None, len(cells)) if math.isfinite(rho) else None
-    half = 1.959964 * math.sqrt((1 + rho**2 / 2) / (len(cells) - 3))
-    return Interval(rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half), None, len(cells))

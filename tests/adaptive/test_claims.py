@@ -7,6 +7,7 @@ from fractions import Fraction
 from functools import cache
 
 import pytest
+from scipy.stats import spearmanr
 
 from repro import targets
 from repro.adaptive.claims import Arithmetic, Measured, patterns, printed_cells, rows
@@ -97,6 +98,25 @@ def kept(seeds: int = 3) -> Evidence:
         values = {w: base + 0.1 * unit.seed - (10.0 if w == "2" and base > 10 else 0) for w in widths}
         records.append(record_of(unit, values, best=dict.fromkeys(values, 99.0)))
     return evidence(target, records)
+
+
+def test_the_page_says_how_our_delta_b_ranks_methods_beside_the_print() -> None:
+    """Runs with the printed accuracies, of which two methods have changed places."""
+    target, printed, records = targets.get("table1"), table("table1"), []
+    places = {"coquant": "joint", "joint": "coquant"}
+    for unit in planned(target, "cpu", 1):
+        if unit.name == "fp32" or (method := unit_of(unit.name)[0]).origin:
+            continue
+        name = places.get(method.name, method.name)
+        records.append(record_of(unit, {str(b): float(printed.cell(name, b)) for b in unit_of(unit.name)[1]}))
+    kept = evidence(target, records)
+    runs, compared = Measured(printed, kept, "cpu"), [m for m in printed.methods if m != "individual"]
+    ours = [runs.delta_b(method).estimate for method in compared]  # type: ignore[union-attr]
+    rho = spearmanr(ours, [float(printed.delta_b(method)) for method in compared]).statistic
+    assert 0 < rho < 0.6
+    (line,) = [line for line in target.summary(kept, evidence(target)).splitlines() if "rank correlation" in line]
+    assert f"rank correlation of Delta_B with the print {rho:.2f} (" in line
+    assert line.endswith(" over 10 methods.")
 
 
 def find(kept: Evidence, claim: str, row: str, column: str, scale: str = "cpu"):

@@ -21,6 +21,7 @@ from repro.evidence.intervals import (
     mean_sd,
     paired_difference,
     pairing,
+    rank_agreement,
     rank_correlation,
     ratio_by_seed,
     ratio_of_means,
@@ -357,6 +358,17 @@ def test_rank_correlation_is_scipys_with_ties_and_without() -> None:
     for values in (rng.normal(size=(2, 9)), rng.integers(0, 4, size=(2, 12)).astype(float)):
         assert rank_correlation(*values) == pytest.approx(spearmanr(*values).statistic)
     assert np.isnan(rank_correlation([1, 1, 1], [1, 2, 3]))
+
+
+def test_rank_agreement_is_over_what_both_have_and_needs_four_of_them() -> None:
+    up = {name: float(i) for i, name in enumerate("abcdefgh")}
+    found = rank_agreement(up | {"a": 1.0, "b": 0.0, "x": 9.0}, up)
+    assert found is not None and found.low is not None and found.high is not None  # noqa: PT018
+    assert found.n == 8
+    assert found.estimate == pytest.approx(1 - 6 * 2 / (8 * 63))
+    assert found.low < found.estimate < found.high <= 1
+    assert rank_agreement(up, up) == (1, None, None, None, 8)
+    assert rank_agreement({"a": 1.0, "b": 2.0, "c": 3.0}, up) is None
 
 
 def test_the_difference_of_two_ratios_is_paired_by_seed() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from repro.figure4.cells import Cell, printed
-from repro.figure4.study import LEVELS, Study, rank_agreement
+from repro.figure4.study import LEVELS, Study
 
 
 def block(effects: dict[tuple[str, str], float], n: int = 8, noise: float = 0.0, flips: bool = True) -> Study:
@@ -109,14 +109,3 @@ class TestReleasedRuns:
 
     def test_runs_of_one_seed_are_not_correlated(self) -> None:
         assert abs(self.study.mean_correlation) < 0.1  # type: ignore[arg-type]
-
-
-def test_rank_agreement() -> None:
-    cells = [Cell(3, "ewgs", name) for name in "abcdefgh"]
-    up = {cell: float(i) for i, cell in enumerate(cells)}
-    swapped = up | {cells[0]: 1.0, cells[1]: 0.0}
-    found = rank_agreement(swapped, up)
-    assert found is not None and found.low is not None and found.high is not None  # noqa: PT018
-    assert found.low < found.estimate < found.high <= 1
-    assert (rank_agreement(up, up) or (0,))[0] == 1
-    assert rank_agreement({}, up) is None
