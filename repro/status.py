@@ -18,7 +18,7 @@ from repro.evidence.claims import RUN_SCALES, SCALES, STAND_IN, Rollup, Row, is_
 from repro.evidence.files import write_text
 from repro.evidence.patterns import patterns
 from repro.evidence.preregistration import preregistered
-from repro.evidence.render import csv_text, markdown_table, number, read_fingerprint
+from repro.evidence.render import csv_text, markdown_table, number, read_fingerprint, undrawn
 from repro.places import PREREGISTRATION, Places, gather
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _check_records(places: Places, target: Target) -> list[Problem]:
 def _check_renders(places: Places, target: Target) -> list[Problem]:
     remedy = f"python -m repro accept {target.name}"
     folder = places.renders(target)
-    with tempfile.TemporaryDirectory() as temporary:
+    with tempfile.TemporaryDirectory() as temporary, undrawn():
         target.render(gather(target, places.committed(target)), Path(temporary))
         fresh = {path.name: path for path in Path(temporary).iterdir() if path.suffix in RENDERED}
         kept = {path.name: path for path in folder.glob(f"{target.name}[._]*") if path.suffix in RENDERED}

@@ -25,6 +25,7 @@ from repro.evidence.render import (
     read_fingerprint,
     save_figure,
     style,
+    undrawn,
     write_csv,
 )
 from tests.made_up import record
@@ -153,6 +154,14 @@ def test_pictures_of_others_have_none(tmp_path: Path) -> None:
     for name in ("f.png", "f.svg"):
         draw().savefig(tmp_path / name)
         assert read_fingerprint(tmp_path / name) is None
+
+
+def test_undrawn_pictures_have_their_fingerprints(tmp_path: Path) -> None:
+    with undrawn():
+        blank, _ = save_figure(draw(), tmp_path / "blank", "a" * 64)
+    drawn, _ = save_figure(draw(), tmp_path / "drawn", "a" * 64)
+    assert read_fingerprint(blank) == read_fingerprint(drawn) == "a" * 64
+    assert len(blank.read_bytes()) < len(drawn.read_bytes()) / 10
 
 
 def test_a_name_with_a_point_keeps_it(tmp_path: Path) -> None:
