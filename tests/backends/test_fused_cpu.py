@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 import threading as python_threads
@@ -100,6 +101,14 @@ class TestWhichPathRan:
         fused.backward(g, x, torch.full((3,), 0.1), -1.0, 1.0, scaler=EWGS, axis=1, needs=needs)
         loop, by_column = ((name, np.float32, loops.EWGS, sums) for name in ("backward", "backward_by_column"))
         assert ran == [loop, by_column, *[("fold",)] * bool(sums)]
+
+
+@pytest.mark.parametrize(("kind", "sums"), [(loops.STE, loops.UPPER_SUM), (loops.EWGS, loops.ALL_SUMS)])
+def test_backward_loops_are_made_of_vectors(kind: int, sums: int) -> None:
+    """What a loop of so few numbers becomes otherwise, unrolled, takes four times as long."""
+    compiled = numba.cfunc(loops._SIGNATURE, **loops._OPTIONS)(loops._backward(np.float32, kind, sums))
+    packed = re.findall(r"fcmp [a-z ]+ <(\d+) x float>", compiled.inspect_llvm())
+    assert max(map(int, packed), default=1) >= 4
 
 
 class TestDeclines:
