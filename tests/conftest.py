@@ -15,7 +15,7 @@ FAKES = Path(__file__).parent / "fakes"
 
 collect_ignore = ["fakes"]
 
-# No test fails by the clock, and all see the same examples on every run.
+# No property fails by the clock, and all are tried on the same examples on every run.
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")
 

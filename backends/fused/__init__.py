@@ -34,6 +34,8 @@ def forward(
 ) -> Tensor:
     """`rint(clip(x, lower, upper) / step) * step`: shape, dtype and strides of x, in `out` where given (Q1-Q6).
 
+    `out` may be x, or overlap it: the values then go by way of a new tensor.
+
     >>> import torch
     >>> forward(torch.tensor([-9.0, 0.25, 0.75, 0.8]), step=0.5, lower=-1.0, upper=1.0)
     tensor([-1.,  0.,  1.,  1.])
@@ -56,6 +58,8 @@ def backward(
 ) -> Gradients:
     """The four gradients of the contract (G1-G3); `out` receives dx. Sums that are not needed cost nothing.
 
+    `out` may be what is read, or overlap it: dx then goes by way of a new tensor.
+
     >>> import torch
     >>> grad, x = torch.ones(3), torch.tensor([-9.0, 0.3, 1.0])
     >>> backward(grad, x, 0.5, -1.0, 1.0, scaler=Scaler("ste"))
@@ -72,6 +76,11 @@ def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None
     tensor([1.0500, 1.0250])
     """
     return _module(grad).multiplier(scaler, grad, error, noise)
+
+
+def overlap(a: Tensor, b: Tensor | None) -> bool:
+    """Whether two tensors without gaps share memory."""
+    return b is not None and a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
 
 
 def _module(x: Tensor) -> ModuleType:

@@ -30,7 +30,7 @@ from backends.contract import (
     check_noise,
     check_parameters,
 )
-from backends.fused import curves, loops, threads
+from backends.fused import curves, loops, overlap, threads
 
 STORAGE = {torch.float32: np.float32, torch.bfloat16: np.uint16}
 """The dtypes that it computes, and how the loops see them."""
@@ -42,7 +42,7 @@ SHORTEST_RUN = 64
 NARROWEST_ROW = 256
 """Elements of a row with a grid per element, at least: shorter ones are repeated."""
 CLAIMS = 256
-"""Times, about, that threads come for blocks of a large tensor: enough to share them evenly, few enough to read ahead."""
+"""Times, about, that threads come for blocks of a large tensor: few enough to read ahead, enough to share evenly."""
 MOST_BLOCKS_OF_ROWS = 64
 """Each of them keeps sums per element of a row."""
 CERTAIN_CODE = LARGEST_CODE / 2
@@ -75,7 +75,7 @@ def forward(
     """`rint(clip(x, lower, upper) / step) * step`; see `backends.fused.forward`."""
     storage = _storage(x)
     work = _prepare(x, step, lower, upper, axis)
-    result = _destination(work.x, out)
+    result = _destination(out, work.x)
     work.run(loops.loop("elementwise", storage, storage, work.split.spread), result)
     return _delivered(result, out)
 
@@ -104,9 +104,11 @@ def backward(
         _check_cpu("noise", noise)
     if grad.dtype != x.dtype:
         wide = backward(grad.float(), x.float(), step, lower, upper, scaler=scaler, axis=axis, noise=noise, needs=needs)
-        return wide._replace(x=_delivered(_destination(x, out).copy_(wide.x), out))
+        return wide._replace(x=_delivered(_destination(out, x).copy_(wide.x), out))
     work = _prepare(x, step, lower, upper, axis)
-    split, result = work.split, _destination(work.x, out, work.x, grad)
+    split, grad = work.split, _laid_out_like(work.x, grad)
+    noise = None if noise is None else _laid_out_like(work.x, noise.float())
+    result = _destination(out, work.x, grad, noise)
     asked = needs[0] * loops.STEP_SUM | needs[1] * loops.LOWER_SUM | needs[2] * loops.UPPER_SUM
     sums = torch.empty(3 if split.channels == 1 else 3 + 3 * split.channels) if asked else None
     folded = asked and (split.blocks != 1 or split.spread)
@@ -114,8 +116,8 @@ def backward(
     work.run(
         loops.loop("backward_by_column" if split.spread else "backward", storage, kind, asked),
         result,
-        _laid_out_like(work.x, grad),
-        None if noise is None else _laid_out_like(work.x, noise.float()),
+        grad,
+        noise,
         sums,
         partial,
         constants,
@@ -349,19 +351,14 @@ def _laid_out_like(x: Tensor, other: Tensor) -> Tensor:
     return other if _same_layout(x, other) else torch.empty_like(x, dtype=other.dtype).copy_(other.detach())
 
 
-def _destination(x: Tensor, out: Tensor | None, *apart: Tensor) -> Tensor:
-    """Where the loop writes: `out`, if its elements lie as those of x do and `apart` from these, or else a new tensor."""
+def _destination(out: Tensor | None, x: Tensor, *read: Tensor | None) -> Tensor:
+    """Where the loop writes: `out`, if it lies as x does, and apart from what is read; or else a new tensor."""
     if out is None:
         return torch.empty_like(x)
     check_like("out", out, x)
     _check_cpu("out", out)
-    usable = _same_layout(x, out) and not any(_overlap(out, other) for other in apart)
+    usable = _same_layout(x, out) and not any(overlap(out, each) for each in (x, *read))
     return out if usable else torch.empty_like(x)
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether tensors without gaps share memory."""
-    return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
 
 
 def _delivered(result: Tensor, out: Tensor | None) -> Tensor:

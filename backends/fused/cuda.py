@@ -43,6 +43,7 @@ from backends.contract import (
     check_noise,
     check_parameters,
 )
+from backends.fused import overlap
 
 TILE = 2048
 WARPS = 8
@@ -102,7 +103,7 @@ def backward(
     check_like("grad", grad, x)
     check_noise(scaler, noise, x.shape)
     arrays = _laid_out(grad, plan.x), plan.x, _laid_out(noise, plan.x)
-    dx = plan.target(out)
+    dx = plan.target(out, *arrays)
     partial = torch.empty((sum(needs), *plan.partial_shape), dtype=torch.float32, device=x.device)
     plan.launch(_backward_kernel, *arrays, dx, partial, partial.stride(0), **_scaler_arguments(scaler), NEEDS=needs)
     found = iter(partial.sum((1, 3)) if any(needs) else ())
@@ -161,12 +162,13 @@ class _Plan(NamedTuple):
             return self.down, self.channels, self.inner
         return self.outer, self.channels, self.across
 
-    def target(self, out: Tensor | None) -> Tensor:
-        """Where the kernel writes what is like x: `out` itself if it can."""
+    def target(self, out: Tensor | None, *read: Tensor | None) -> Tensor:
+        """Where the kernel writes what is like x: `out`, if it lies as x does, and apart from what is read."""
         if out is None:
             return torch.empty_like(self.x)
         check_like("out", out, self.x)
-        return out if _order(out) == _order(self.x) else torch.empty_like(self.x)
+        usable = _order(out) == _order(self.x) and not any(overlap(out, each) for each in (self.x, *read))
+        return out if usable else torch.empty_like(self.x)
 
     def launch(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
         _launch(

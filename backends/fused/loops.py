@@ -62,7 +62,7 @@ ALL_SUMS = STEP_SUM | LOWER_SUM | UPPER_SUM
 LANES = 32
 RUN = 64 * LANES
 AHEAD = 256
-"""Elements, of a backward loop's inputs, from the one that is read to the one whose line is asked for."""
+"""Elements of x and of grad, from those that a backward loop reads to those whose line it asks for."""
 LINE = 16
 """Elements of a cache line, of float32."""
 
@@ -99,7 +99,10 @@ def _inputs(module):
 
 @intrinsic
 def _read(typing_context, pointer, i):
-    """Element i of an input, which overlaps nothing that `_write` writes: sums then stay in registers."""
+    """Element i of an input, which overlaps nothing that `_write` writes.
+
+    So rows become vectors without a check at run time, and no second loop keeps their sums out of registers.
+    """
     number = pointer.dtype
 
     def generate(context, builder, signature, arguments):

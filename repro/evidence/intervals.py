@@ -240,7 +240,9 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def rank_agreement(ours: Mapping[K, float], theirs: Mapping[K, float]) -> Interval | None:
-    """Spearman's rho of the values of what both have, with its 95 % interval; None for fewer than four.
+    """Spearman's rho of the values of what both have, with its 95 % interval.
+
+    None for fewer than four, or where one side has one value only; no interval where |rho| is 1.
 
         tanh(artanh rho -+ 1.96 sqrt((1 + rho^2 / 2) / (n - 3)))
 

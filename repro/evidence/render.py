@@ -187,7 +187,7 @@ _drawn = ContextVar("_drawn", default=True)
 
 @contextmanager
 def undrawn() -> Iterator[None]:
-    """Within, pictures are saved blank, with their fingerprints: drawing them is what takes long."""
+    """Within, `save_figure` draws nothing, which is what takes long: pictures are blank but for their fingerprints."""
     token = _drawn.set(False)
     try:
         yield

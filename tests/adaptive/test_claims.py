@@ -109,12 +109,12 @@ def test_the_page_says_how_our_delta_b_ranks_methods_beside_the_print() -> None:
             continue
         name = places.get(method.name, method.name)
         records.append(record_of(unit, {str(b): float(printed.cell(name, b)) for b in unit_of(unit.name)[1]}))
-    kept = evidence(target, records)
-    runs, compared = Measured(printed, kept, "cpu"), [m for m in printed.methods if m != "individual"]
+    recorded = evidence(target, records)
+    runs, compared = Measured(printed, recorded, "cpu"), [m for m in printed.methods if m != "individual"]
     ours = [runs.delta_b(method).estimate for method in compared]  # type: ignore[union-attr]
     rho = spearmanr(ours, [float(printed.delta_b(method)) for method in compared]).statistic
     assert 0 < rho < 0.6
-    (line,) = [line for line in target.summary(kept, evidence(target)).splitlines() if "rank correlation" in line]
+    (line,) = [line for line in target.summary(recorded, evidence(target)).splitlines() if "rank correlation" in line]
     assert f"rank correlation of Delta_B with the print {rho:.2f} (" in line
     assert line.endswith(" over 10 methods.")
 

@@ -26,7 +26,7 @@ from tests.backends import tolerances
 from tests.backends.cases import assert_equal, plain
 from tests.strategies import grid
 
-STE, EWGS = Scaler("ste"), Scaler("ewgs", delta=0.2)
+STE, EWGS, NOISY = Scaler("ste"), Scaler("ewgs", delta=0.2), Scaler("uniform_noise", delta=0.2)
 DTYPES = {torch.float32: np.float32, torch.bfloat16: np.uint16}
 LARGE = 2 * threads.FEWEST_PER_THREAD
 
@@ -296,21 +296,22 @@ class TestOut:
             assert torch.equal(out, fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS).x)
             assert out._version >= version + 2
 
-    def test_may_be_x_itself(self) -> None:
-        x, _ = data(1000)
+    @pytest.mark.parametrize("shift", [0, 1])
+    def test_may_be_x_itself_or_overlap_it(self, shift: int) -> None:
+        memory, _ = data(1001)
+        x, out = memory[:1000], memory[shift : 1000 + shift]
         expected = eager.forward(x, 0.1, -1.0, 1.0)
-        assert torch.equal(fused.forward(x, 0.1, -1.0, 1.0, out=x), expected)
+        assert torch.equal(fused.forward(x, 0.1, -1.0, 1.0, out=out), expected)
 
     @pytest.mark.parametrize("shift", [0, 1])
     def test_may_be_what_the_backward_pass_reads_or_overlap_it(self, shift: int) -> None:
-        x, g = data(1000)
-        expected = fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS).x
-        for read in ("x", "grad"):
-            memory = torch.cat([x if read == "x" else g, torch.zeros(1)])
-            given, out = memory[:1000], memory[shift : 1000 + shift]
-            found = fused.backward(
-                given if read == "grad" else g, given if read == "x" else x, 0.1, -1.0, 1.0, scaler=EWGS, out=out
-            )
+        (x, g), noise = data(1000), torch.linspace(-1, 1, 1000)
+        expected = fused.backward(g, x, 0.1, -1.0, 1.0, scaler=NOISY, noise=noise).x
+        for read in range(3):
+            given = [x, g, noise]
+            memory = torch.cat([given[read], torch.zeros(1)])
+            given[read], out = memory[:1000], memory[shift : 1000 + shift]
+            found = fused.backward(given[1], given[0], 0.1, -1.0, 1.0, scaler=NOISY, noise=given[2], out=out)
             assert found.x is out
             assert torch.equal(out, expected)
 
@@ -321,6 +322,12 @@ class TestOut:
 
 
 @pytest.mark.usefixtures("two_threads")
+def test_of_a_large_tensor_threads_take_several_blocks_at_once() -> None:
+    claim = 5  # its place among the slots from `columns` on
+    for elements, blocks in ((2**24, 4), (2**20, 1)):
+        assert np.frombuffer(cpu._split(1, 1, elements).fields, np.int64)[claim] == blocks
+
+
 class TestThreads:
     @pytest.fixture
     def teams(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:

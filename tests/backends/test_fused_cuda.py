@@ -244,6 +244,19 @@ class TestKernels:
         assert_equal(backend.codes(x, 1.0, -(2.0**24), 2.0**24), expected)
         assert_equal(backend.codes(-x, 1.0, -(2.0**24), 2.0**24), -expected)
 
+    def test_out_may_overlap_what_is_read(self) -> None:
+        memory = torch.linspace(-1.5, 1.5, 3001)
+        x, out = memory[:3000], memory[1:]
+        y, dx = eager.forward(x, 0.5, -1.0, 1.0), eager.backward(x, x, 0.5, -1.0, 1.0, scaler=STE).x
+        for expected, run in (
+            (y, lambda: interpreted().forward(x, 0.5, -1.0, 1.0, out=out)),
+            (dx, lambda: interpreted().backward(x, x, 0.5, -1.0, 1.0, scaler=STE, out=out)),
+        ):
+            kept = memory.clone()
+            run()
+            assert torch.equal(out, expected)
+            memory.copy_(kept)
+
     def test_autograd_is_told_of_what_is_written_to_out(self) -> None:
         x, out = torch.ones(3), torch.zeros(3, requires_grad=True)
         squared = out**2  # keeps `out` for its backward
