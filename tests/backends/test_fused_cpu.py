@@ -321,13 +321,13 @@ class TestOut:
         assert fused.backward(g, x.bfloat16(), 0.1, -1.0, 1.0, scaler=STE, out=out).x is out
 
 
-@pytest.mark.usefixtures("two_threads")
 def test_of_a_large_tensor_threads_take_several_blocks_at_once() -> None:
     claim = 5  # its place among the slots from `columns` on
     for elements, blocks in ((2**24, 4), (2**20, 1)):
         assert np.frombuffer(cpu._split(1, 1, elements).fields, np.int64)[claim] == blocks
 
 
+@pytest.mark.usefixtures("two_threads")
 class TestThreads:
     @pytest.fixture
     def teams(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
