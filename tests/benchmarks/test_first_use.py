@@ -23,6 +23,7 @@ print(time.perf_counter() - start)
 
 
 def test_first_use(race: Callable, tmp_path: Path) -> None:
+    """A race of two dozen processes, half of which compile: minutes."""
     fresh = count()
 
     def seconds(cache: Path) -> float:
