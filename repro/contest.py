@@ -20,9 +20,9 @@ afterwards, on fewer seeds. The half-size protocol, numbered:
 4. Weights have Table 1's nested codes; the study `identification` is about others.
 5. Any Precision differs from plain distillation in three things: its teacher, the next higher bit-width; no labels
    below 8 bits; one clip level for all bit-widths, which learns from four gradients at the full rate.
-6. Other readings of CoQuant's selection: entropy summed over a batch in place of its mean is a lambda smaller by the
-   batch of 128 (`entropy summed`); a distance summed over weights is one so large that nearness soon decides alone
-   (`teacher nearest`). Selection for each image was not tried.
+6. Other readings of CoQuant's selection: entropy summed over the batch (`entropy summed`), as if lambda were smaller by
+   the batch of 128; a distance summed over weights (`--set distance=sum`) is no arm: as if lambda were so large that
+   nearness soon decides alone (`teacher nearest`). Selection for each image was not tried.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from pathlib import Path
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import BITS, FLOAT, FLOAT_BITS, METHODS, Method, Recipe
 from repro.adaptive.problems import HELD_OUT_CIFAR10, RESNET18, Problem
-from repro.adaptive.settings import ARTEFACT, SETTINGS, START, Setting, check
+from repro.adaptive.settings import ARTEFACT, SETTINGS, START, Setting, check, of_unit
 from repro.adaptive.table import own_settings
 from repro.evidence.claims import Contrast, Row, judge_interval
 from repro.evidence.collection import Evidence
@@ -54,7 +54,7 @@ CONSTANTS: dict[str, tuple[Method, str, dict[str, Scalar]]] = {
     "coquant_alike": (COQUANT, "p alike for all blocks", {"swap_by_depth": False}),
     "coquant_confident": (COQUANT, "lambda 0", {"lambda_end": 0.0}),
     "coquant_near": (COQUANT, "lambda to 1", {"lambda_end": 1.0}),
-    "coquant_summed": (COQUANT, "entropy summed", {"lambda_end": 0.02 / 128}),
+    "coquant_summed": (COQUANT, "entropy summed", {"entropy": "sum"}),
     "distilled_warm": (METHODS["distilled"], "temperature 4", {"temperature": 4.0}),
     "distilled_light": (METHODS["distilled"], "half the weight", {"soft_weight": 0.5}),
 }
@@ -116,7 +116,7 @@ class Contest:
             return Unit(self.name, scale, FLOAT, seed, {name: settings[name] for name in names}, NUMERICS)
         names += [*own_settings(arm), *(["matched_loss"] if arm.recipe.teacher and arm.recipe.soft_target else [])]
         _, _, changed = CONSTANTS.get(arm.name, (arm, "", {}))
-        own = {name: settings[name] for name in names} | changed
+        own = of_unit(settings, names) | changed
         return Unit(self.name, scale, arm.name, seed, own, NUMERICS, (FLOAT,))
 
     def run(self, unit: Unit, context: Context) -> Outcome:

@@ -99,7 +99,7 @@ class DistillationStudy:
 
         if unit.name != DISTILLED:
             return experiment.run(unit, context, PROBLEM)
-        settings: dict[str, Any] = dict(unit.settings)
+        settings: dict[str, Any] = with_defaults(**unit.settings)
         teacher = experiment.float_network(PROBLEM, settings, unit.seed).to(context.device)
         teacher.load_state_dict(load(context.inputs[FLOAT] / self.artefact, context.device))
         loss = Distillation(**{name: settings[name] for name in LOSS})

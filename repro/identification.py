@@ -19,17 +19,26 @@ tables at the same scale, numbered:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, cast
 
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import BITS, FLOAT, FLOAT_BITS, INDIVIDUAL, METHODS, unit_of
 from repro.adaptive.problems import HELD_OUT_CIFAR10, MOBILENETV2, RESNET18, Problem
-from repro.adaptive.settings import ARTEFACT, CALIBRATED, START, TESTED, TRAINED, check, with_defaults
+from repro.adaptive.settings import (
+    ARTEFACT,
+    CALIBRATED,
+    START,
+    STRUCTURE,
+    TESTED,
+    TRAINED,
+    check,
+    of_unit,
+    with_defaults,
+)
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import paired_difference
@@ -37,9 +46,6 @@ from repro.evidence.patterns import pattern_rows, pattern_table
 from repro.evidence.render import markdown_table, mean_text, page_text, settings_text, write_page
 from repro.published import PublishedTable, table
 from repro.targets import Context, Outcome, Scalar, Unit
-
-if TYPE_CHECKING:
-    from torch import nn
 
 NUMERICS = 1
 """Raised by hand when the code changes what a unit computes."""
@@ -53,7 +59,7 @@ SCHEMES = {
     "nested_restored": "nested codes, scale restored",
     "nearest_restored": "DoReFa, scale restored",
 }
-"""Weight schemes in words, by name: see `repro.quantizers`."""
+"""Weight schemes in words, by name (the setting `weights` of the tables)."""
 ALPHAS: Mapping[str, float | None] = {"percentile": 99.9, "maximum": 100.0, "start": None}
 """Clip levels of DQ (32 bit): a percentile of each float activation, or PACT's start as it is."""
 TOP = 8
@@ -62,20 +68,6 @@ FROM_FLOAT = ("dq32", "dq32_bn_calib")
 CHANCE = 100 / HELD_OUT_CIFAR10.classes
 NEAR = 5.0
 """Points within which a cell counts as met."""
-
-
-def weight_of(scheme: str, realign_in_graph: bool = False) -> Callable[[], nn.Module]:
-    """A factory of the scheme's weight quantizers; only nested codes have means to realign."""
-    from repro.quantizers import DoReFaWeight
-    from repro.quantizers.schemes import RestoredScale, Rounding, UnitWeight
-
-    codes, _, restored = scheme.partition("_")
-    make = (
-        partial(DoReFaWeight, realign_in_graph=realign_in_graph)
-        if codes == "nested"
-        else partial(UnitWeight, cast(Rounding, codes))
-    )
-    return (lambda: RestoredScale(make())) if restored else make
 
 
 @dataclass(frozen=True)
@@ -111,18 +103,18 @@ class Identification:
         def unit(method: str, start: str | None, *own: str, **fixed: Scalar) -> Unit:
             keys = (*PROBLEMS[name].settings, *START, *own)
             requires = (f"{name}-{start}",) * (start is not None)
-            chosen = {key: settings[key] for key in keys} | fixed
+            chosen = of_unit(settings, keys) | fixed
             return Unit(self.name, scale, f"{name}-{method}", seed, chosen, NUMERICS, requires)
 
         yield unit(FLOAT, None)
         top = METHODS[INDIVIDUAL].unit(TOP)
         for scheme in SCHEMES:
-            trained = (*TRAINED, *TESTED)
+            trained = (*TRAINED, *TESTED, *STRUCTURE)
             yield unit(f"{scheme}-{top}", FLOAT, *trained)
             for method in TRUNCATED:
                 yield unit(f"{scheme}-{method}", f"{scheme}-{top}", *trained, *_calibrated(method))
             for alpha, percentile in ALPHAS.items():
-                own = ("alpha_start",) if percentile is None else ("alpha_images",)
+                own = ("alpha_start" if percentile is None else "alpha_images", *STRUCTURE)
                 for method in FROM_FLOAT:
                     yield unit(
                         f"{scheme}-{alpha}-{method}", FLOAT, *own, *_calibrated(method), alpha_percentile=percentile
@@ -133,13 +125,12 @@ class Identification:
         from repro.adaptive import experiment
 
         name, *scheme, method = unit.name.split("-")
-        unit = replace(unit, name=method)
         if method == FLOAT:
-            return experiment.run(unit, context, PROBLEMS[name])
-        recipe = unit_of(method)[0].recipe
+            return experiment.run(replace(unit, name=method), context, PROBLEMS[name])
+        unit = replace(unit, name=method, settings={**unit.settings, "weights": scheme[0]})
         (folder,) = context.inputs.values()
-        weight = weight_of(scheme[0], bool(unit.settings.get("realign_in_graph")))
-        return experiment.run(unit, replace(context, inputs={recipe.start: folder}), PROBLEMS[name], weight=weight)
+        inputs = {unit_of(method)[0].recipe.start: folder}
+        return experiment.run(unit, replace(context, inputs=inputs), PROBLEMS[name])
 
     def rows(self, evidence: Evidence) -> list[Row]:
         """The preregistered patterns: contrasts of misfits."""
@@ -163,7 +154,7 @@ class Identification:
 def _scale(**changed: Scalar) -> dict[str, Scalar]:
     """Settings of a scale: those of Tables 1 and 2 that matter here, with the stem of their reduced scales."""
     names = {name for problem in PROBLEMS.values() for name in problem.settings}
-    names |= {*START, *TRAINED, *TESTED, *CALIBRATED, "alpha_images"}
+    names |= {*START, *TRAINED, *TESTED, *STRUCTURE, *CALIBRATED, "alpha_images"}
     fixed = with_defaults(stem_stride=2, validation=True)
     return {name: value for name, value in fixed.items() if name in names} | changed
 

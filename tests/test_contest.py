@@ -60,15 +60,15 @@ class TestUnits:
             ("coquant_alike", {"swap_by_depth": (True, False)}),
             ("coquant_confident", {"lambda_end": (0.02, 0.0)}),
             ("coquant_near", {"lambda_end": (0.02, 1.0)}),
-            ("coquant_summed", {"lambda_end": (0.02, 0.02 / 128)}),
+            ("coquant_summed", {"entropy": ("mean", "sum")}),
             ("distilled_warm", {"temperature": (1.0, 4.0)}),
             ("distilled_light", {"soft_weight": (1.0, 0.5)}),
         ],
     )
     def test_variants_differ_in_one_constant_alone(self, arm: str, changed: dict[str, tuple[object, object]]) -> None:
         units = {unit.name: unit.settings for unit in planned(TARGET, "cpu", 1)}
-        first, other = units[contest.CONSTANTS[arm][0].name], units[arm]
-        assert first.keys() == other.keys()
+        assert units[contest.CONSTANTS[arm][0].name].keys() <= units[arm].keys()
+        first, other = (with_defaults(**units[name]) for name in (contest.CONSTANTS[arm][0].name, arm))
         assert {key: (first[key], other[key]) for key in first if first[key] != other[key]} == changed
 
     def test_the_test_set_is_read_once(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from repro import identification
 from repro.adaptive.methods import BITS
-from repro.identification import ALPHAS, FROM_FLOAT, PROBLEMS, SCHEMES, TARGET, TRUNCATED, misfit, weight_of
+from repro.identification import ALPHAS, FROM_FLOAT, PROBLEMS, SCHEMES, TARGET, TRUNCATED, misfit
 from repro.published import table
 from repro.targets import Context, Unit, planned
 from tests.made_up import evidence, record_of
@@ -69,13 +69,14 @@ def test_misfit_compares_what_is_left_of_the_accuracy_at_full_strength() -> None
 def test_every_scheme_gives_few_values_and_its_own(scheme: str) -> None:
     import torch
 
+    from repro.networks.quantize import set_bits
+    from repro.quantizers.schemes import weight as weight_of
+
     weight = torch.from_numpy(np.random.default_rng(0).normal(0, 0.05, 500)).float()
     found = {}
     for name in SCHEMES:
-        quantizer = weight_of(name)()
-        for module in quantizer.modules():
-            if hasattr(module, "bits"):
-                module.bits = 2
+        quantizer = weight_of(name)
+        set_bits(quantizer, 2)
         found[name] = quantizer(weight)
     assert len(found[scheme].unique()) <= 4
     assert all(not torch.equal(found[scheme], other) for name, other in found.items() if name != scheme)

@@ -19,9 +19,9 @@ from repro.adaptive.methods import BITS, FLOAT, FLOAT_BITS, Recipe, unit_of
 from repro.adaptive.problems import Problem
 from repro.adaptive.settings import ARTEFACT, BEST_EPOCH, with_defaults
 from repro.networks.depthwise import quicken
-from repro.networks.quantize import LayerRule, QuantizedConv2d, quantize, set_bits
+from repro.networks.quantize import AtEightBits, LayerRule, QuantizedConv2d, QuantizedLinear, quantize, set_bits
 from repro.networks.switchable import SwitchableBatchNorm2d, TransitionalBatchNorm2d
-from repro.quantizers import PACT, DoReFaWeight, SwitchablePACT
+from repro.quantizers import PACT, SwitchablePACT, schemes
 from repro.targets import Context, Outcome, Unit
 from repro.training import distributed
 from repro.training.batches import AnyBatches
@@ -39,13 +39,11 @@ def run(
     problem: Problem,
     recipe: Recipe | None = None,
     step_of: Callable[[nn.Module, int], Step] | None = None,
-    weight: Callable[[], nn.Module] | None = None,
 ) -> Outcome:
     """Run `unit` in `context.folder`, resuming what a killed run left there, and leave the network as its artefact.
 
     `recipe` is that of a unit at all bit-widths which is no row of the table of methods; `step_of(network, steps in
-    all)` is the step that a quantized network is trained with in place of its recipe's, `weight()` the quantizer of a
-    weight in place of the nested one.
+    all)` is the step that a quantized network is trained with in place of its recipe's.
     """
     # Defaults stand in for settings that this unit does not depend on.
     settings: dict[str, Any] = with_defaults(**unit.settings)
@@ -57,7 +55,7 @@ def run(
     if recipe is None:
         method, bits = unit_of(unit.name)
         recipe = method.recipe
-    network = _started(recipe, context.inputs[recipe.start] / ARTEFACT, data, weight)
+    network = _started(recipe, context.inputs[recipe.start] / ARTEFACT, data)
     if recipe.trained:
         history = _train(network, recipe, bits, data, unit, context, step_of)
         return _finish(network, history, data, unit, context, passes=len(bits))
@@ -86,16 +84,15 @@ def float_network(problem: Problem, settings: Mapping[str, Any], seed: int) -> n
     return quicken(network).to(memory_format=torch.channels_last)
 
 
-def quantized(
-    network: nn.Module, recipe: Recipe, settings: Mapping[str, Any], weight: Callable[[], nn.Module] | None = None
-) -> nn.Module:
+def quantized(network: nn.Module, recipe: Recipe, settings: Mapping[str, Any]) -> nn.Module:
     """Turn a float network, in place, into a quantized one with the clip levels and batch norms of a recipe."""
+    per_bit = recipe.clip == "per_bit"
+    if recipe.open_clip and settings["clip"] != "usual":
+        per_bit = settings["clip"] == "per_bit"
 
     def activation(signed: bool = False) -> nn.Module:
         alpha = settings["alpha_start"]
-        return (
-            SwitchablePACT(BITS, alpha, signed=signed) if recipe.clip == "per_bit" else PACT(None, alpha, signed=signed)
-        )
+        return SwitchablePACT(BITS, alpha, signed=signed) if per_bit else PACT(None, alpha, signed=signed)
 
     def norm(float_norm: nn.BatchNorm2d) -> nn.Module:
         match recipe.batch_norm:
@@ -106,24 +103,28 @@ def quantized(
             case _:
                 return float_norm
 
-    def nested() -> nn.Module:
-        return DoReFaWeight(realign_in_graph=settings["realign_in_graph"])
+    weight = partial(schemes.weight, settings["weights"], settings["realign_in_graph"])
+    like: Any = network
+    if settings["ends"] == "8_bit":
+        for name in like.ends:
+            layer = network.get_submodule(name)
+            kind: Any = QuantizedLinear if isinstance(layer, nn.Linear) else QuantizedConv2d
+            network.set_submodule(name, kind(layer, AtEightBits(weight())))
+    rule = LayerRule(weight, activation, like.full_precision, norm, partial(activation, signed=True))
+    return quantize(network, rule)
 
-    keep: Any = network.full_precision
-    return quantize(network, LayerRule(weight or nested, activation, keep, norm, partial(activation, signed=True)))
 
-
-def _started(recipe: Recipe, artefact: Path, data: _Data, weight: Callable[[], nn.Module] | None) -> nn.Module:
+def _started(recipe: Recipe, artefact: Path, data: _Data) -> nn.Module:
     """The quantized network of a recipe, as it starts."""
     settings, device = data.settings, data.train.device
     network = float_network(data.problem, settings, seed=0)
     if recipe.start == FLOAT:
         network.load_state_dict(load(artefact))
-        network = quantized(network, recipe, settings, weight).to(device)
+        network = quantized(network, recipe, settings).to(device)
         if recipe.clip == "percentile" and settings["alpha_percentile"] is not None:
             set_alpha_at_percentile(network, data.train, settings["alpha_percentile"], settings["alpha_images"])
         return network
-    network = quantized(network, unit_of(recipe.start)[0].recipe, settings, weight).to(device)
+    network = quantized(network, unit_of(recipe.start)[0].recipe, settings).to(device)
     network.load_state_dict(load(artefact))
     return network
 
@@ -231,7 +232,7 @@ def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], passes:
     modules = list(network.modules())
     levels = [module for module in modules if isinstance(module, PACT)]
     kinds: dict[torch.Tensor, str] = {module.alpha: "alpha" for module in levels}
-    kinds |= {module.weight: "quantized" for module in modules if isinstance(module, QuantizedConv2d)}
+    kinds |= {module.weight: "quantized" for module in modules if isinstance(module, QuantizedConv2d | QuantizedLinear)}
     kinds |= {p: "norm" for module in modules if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
     rates = {
         "float": settings["lr"] / passes,

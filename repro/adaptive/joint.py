@@ -36,8 +36,8 @@ class JointStep:
         network: a quantized network with `swappable()`.
         widths: bit-widths, the highest first.
         recipe: teacher, targets and swapping, as the method has them.
-        settings: `lambda_end`, `soft_weight`, `matched_loss`, `temperature`, `swap_start`, `swap_by_depth`,
-            `swap_trains_teacher`.
+        settings: `lambda_end`, `entropy`, `distance`, `batch`, `soft_weight`, `matched_loss`, `temperature`,
+            `swap_start`, `swap_by_depth`, `swap_trains_teacher`.
         steps: number of steps of the whole training, for the schedules.
         seed: of the draws, whose streams are keyed by bit-width and step.
     """
@@ -54,13 +54,18 @@ class JointStep:
         progress, rule = step / self.steps, self.recipe.teacher
         logits: dict[int, Tensor] = {}
         total = 0.0
+        nearness = self.settings["lambda_end"] * progress
+        if self.settings["entropy"] == "sum":
+            nearness /= self.settings["batch"]
         with fixed_weights(self.network):
-            distances = weight_distances(self.network, self.widths) if rule in ("nearest", "selected") else {}
+            distances = {}
+            if rule in ("nearest", "selected"):
+                distances = weight_distances(self.network, self.widths, self.settings["distance"])
             for bits in self.widths:
                 chosen = None
                 if logits and rule:
                     generator = stream(self.seed, f"teacher of {bits}", step)
-                    chosen = choose(rule, bits, logits, distances, self.settings["lambda_end"] * progress, generator)
+                    chosen = choose(rule, bits, logits, distances, nearness, generator)
                 output = self._forward(images, bits, chosen, progress, step)
                 taught = None if chosen is None or not self.recipe.soft_target else logits[chosen]
                 loss = self._loss(output, labels, taught)

@@ -52,6 +52,11 @@ class Recipe:
     swapped: bool = False
     random_bits: bool = False
 
+    @property
+    def open_clip(self) -> bool:
+        """Whether paper B leaves open who shares clip levels: where bit-widths are taught or drawn at random."""
+        return self.random_bits or self.teacher is not None
+
     def __post_init__(self) -> None:
         for name, value, known in (
             ("clip", self.clip, get_args(Clip)),

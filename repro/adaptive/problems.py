@@ -24,8 +24,8 @@ class Network:
     Attributes:
         settings: names of those that it is built by.
         build: the network for settings and a number of classes, initialised by torch's global generator. It offers
-            `swappable()` and `layers()`, and names in `full_precision` the modules that are never quantized: see
-            `repro.networks.resnet.ResNet18`.
+            `swappable()` and `layers()`, and names in `full_precision` the modules that stay float, its `ends` among
+            them: see `repro.networks.resnet.ResNet18`.
     """
 
     settings: tuple[str, ...]
@@ -84,25 +84,33 @@ class StandIn:
 def _resnet18(settings: Settings, classes: int) -> nn.Module:
     from repro.networks.resnet import ResNet18
 
-    return ResNet18(settings["width"], settings["stem_stride"], classes)
+    width, stride = settings["width"], settings["stem_stride"]
+    return ResNet18(width, stride, classes, float_identity=_float_identity(settings))
 
 
 def _imagenet_resnet18(settings: Settings, classes: int) -> nn.Module:
     from repro.networks.resnet import ResNet18
 
-    return ResNet18(settings["width"], settings["stem_stride"], classes, stem="imagenet")
+    width, stride = settings["width"], settings["stem_stride"]
+    return ResNet18(width, stride, classes, "imagenet", _float_identity(settings))
 
 
 def _frame_averaged_resnet18(settings: Settings, classes: int) -> nn.Module:
     from repro.networks.resnet import FrameAveragedResNet18
 
-    return FrameAveragedResNet18(settings["width"], settings["stem_stride"], classes, stem="imagenet")
+    width, stride = settings["width"], settings["stem_stride"]
+    return FrameAveragedResNet18(width, stride, classes, "imagenet", _float_identity(settings))
 
 
 def _mobilenetv2(settings: Settings, classes: int) -> nn.Module:
     from repro.networks.mobilenet import MobileNetV2
 
-    return MobileNetV2(settings["width_multiplier"], settings["stem_stride"], classes)
+    width, stride = settings["width_multiplier"], settings["stem_stride"]
+    return MobileNetV2(width, stride, classes, _float_identity(settings))
+
+
+def _float_identity(settings: Settings) -> bool:
+    return settings["identity"] == "float"
 
 
 def _cifar10(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatches]:

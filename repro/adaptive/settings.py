@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from repro.errors import UsageError
+from repro.errors import UsageError, suggestion
 from repro.targets import Scalar
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One named setting.
+    """One named setting that is a number.
 
     Attributes:
         default: value where a scale says nothing else.
@@ -32,7 +32,37 @@ class Setting:
             raise UsageError(f"{self.name}={value}: give a value from {self.low:g} to {self.high:g}")
 
 
-_ALL = (
+@dataclass(frozen=True)
+class Choice:
+    """One named setting that is a reading of the paper, by a word.
+
+    Attributes:
+        options: the words there are; the first is our reading.
+    """
+
+    name: str
+    options: tuple[str, ...]
+    meaning: str
+
+    @property
+    def default(self) -> Scalar:
+        """The first option."""
+        return self.options[0]
+
+    @property
+    def alternatives(self) -> str:
+        """The other options, in words."""
+        return ", ".join(self.options[1:])
+
+    def check(self, value: Scalar) -> None:
+        """Raise `UsageError`, naming the choice and its options, for a value that is none of them."""
+        if value not in self.options:
+            raise UsageError(f"{self.name}={value}: {suggestion(str(value), self.options)}")
+
+
+WEIGHTS = ("nested", "nearest", "floor", "centred", "nested_restored", "nearest_restored")
+"""Weight schemes (`repro.quantizers.schemes.weight`): codes, and whether the scale is restored."""
+_ALL: tuple[Setting | Choice, ...] = (
     # Strided 1x1 convolutions of fewer than 8 channels, channels-last, break the heap in oneDNN without AVX-512.
     Setting("width", 64, 8, 512, "channels of the first stage; 64 is the published network"),
     Setting("width_multiplier", 1.0, 0.1, 4, "MobileNetV2: of all channels; 1 is the published network"),
@@ -74,6 +104,12 @@ _ALL = (
         "BN calibration: training images, whole batches if augmented; averaged over batches",
     ),
     Setting("bn_augmented", True, 0, 1, "BN calibration: images augmented as in training", "plain images"),
+    Choice("weights", WEIGHTS, "weight scheme"),
+    Choice("ends", ("float", "8_bit"), "weights of the first convolution and of the last linear layer"),
+    Choice("identity", ("quantized", "float"), "what a block's identity path takes: what its convolutions do, or x"),
+    Choice("clip", ("usual", "shared", "per_bit"), "clip levels where bit-widths are taught or drawn at random"),
+    Choice("entropy", ("mean", "sum"), "CoQuant: of a batch of predictions, in teacher selection"),
+    Choice("distance", ("mean", "sum"), "CoQuant: L1 distance within a layer, in teacher selection"),
 )
 SETTINGS = {setting.name: setting for setting in _ALL}
 KEPT = 45_000
@@ -86,21 +122,42 @@ START = ("batch", "momentum", "weight_decay", "fp32_epochs", "fp32_lr")
 """Settings that the FP32 start depends on beside those of its network and data."""
 TRAINED = ("epochs", "lr", "weight_lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph")
 """Settings of quantized training, beside those of its start."""
+STRUCTURE = ("ends", "identity")
+"""Settings of what is quantized at all."""
+OPEN_CLIP = ("clip",)
 SOFT_TARGET = ("soft_weight", "temperature")
-SELECTED = ("lambda_end",)
+NEAREST = ("distance",)
+SELECTED = ("lambda_end", "entropy", *NEAREST)
 SWAPPED = ("swap_start", "swap_by_depth", "swap_trains_teacher")
 RANDOM_BITS = ("mixer_uniform",)
 PERCENTILE = ("alpha_percentile", "alpha_images")
 CALIBRATED = ("bn_images", "bn_augmented")
 TESTED = ("test_once",)
 """Settings of how a quantized network is tested while it is trained."""
-COMMON = (*START, *TRAINED, *TESTED, *SOFT_TARGET, *SELECTED, *SWAPPED, *RANDOM_BITS, *PERCENTILE, *CALIBRATED)
+COMMON = (
+    *START, *TRAINED, *TESTED, *SOFT_TARGET, *SELECTED, *SWAPPED, *RANDOM_BITS, *PERCENTILE, *CALIBRATED,
+    "weights", *STRUCTURE, *OPEN_CLIP,
+)  # fmt: skip
 """Settings of every table; to these come those of its network and data."""
 
 
 def with_defaults(**changed: Scalar) -> dict[str, Scalar]:
     """All settings there are: defaults but for those that are changed."""
     return {name: setting.default for name, setting in SETTINGS.items()} | changed
+
+
+def of_unit(settings: Mapping[str, Scalar], names: Iterable[str]) -> dict[str, Scalar]:
+    """Settings of these names as a unit keeps them: all numbers, and the choices that are not our reading.
+
+    >>> of_unit(with_defaults(), ["lambda_end", "entropy"]), of_unit(with_defaults(entropy="sum"), ["entropy"])
+    ({'lambda_end': 0.02}, {'entropy': 'sum'})
+    """
+    kinds = {name: SETTINGS[name] for name in names}
+    return {
+        name: settings[name]
+        for name, kind in kinds.items()
+        if not (isinstance(kind, Choice) and settings[name] == kind.default)
+    }
 
 
 def check(settings: Mapping[str, Scalar]) -> None:

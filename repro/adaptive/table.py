@@ -15,16 +15,20 @@ from repro.adaptive.settings import (
     ARTEFACT,
     CALIBRATED,
     COMMON,
+    NEAREST,
+    OPEN_CLIP,
     PERCENTILE,
     RANDOM_BITS,
     SELECTED,
     SETTINGS,
     SOFT_TARGET,
     START,
+    STRUCTURE,
     SWAPPED,
     TESTED,
     TRAINED,
     check,
+    of_unit,
 )
 from repro.evidence.claims import STAND_IN, Row
 from repro.evidence.collection import Evidence
@@ -106,7 +110,7 @@ class AdaptiveTable:
         units = {FLOAT: start}
         for method in rows:
             for name, _ in method.units():
-                own = {key: settings[key] for key in own_settings(method)} | _recipe_of(method)
+                own = of_unit(settings, own_settings(method)) | _recipe_of(method)
                 before = units[method.recipe.start]
                 units[name] = Unit(
                     self.name, scale, name, seed, {**before.settings, **own}, NUMERICS, (before.name,)
@@ -159,8 +163,11 @@ def own_settings(method: Method) -> Iterator[str]:
     """Settings that a method depends on beside those of its start."""
     recipe = method.recipe
     groups = {
+        ("weights", *STRUCTURE): True,
         (*TRAINED, *TESTED): recipe.trained,
         SOFT_TARGET: recipe.teacher is not None and recipe.soft_target,
+        OPEN_CLIP: recipe.open_clip,
+        NEAREST: recipe.teacher == "nearest",
         SELECTED: recipe.teacher == "selected",
         SWAPPED: recipe.swapped,
         RANDOM_BITS: recipe.random_bits,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from repro.adaptive.methods import TeacherRule
 from repro.networks.quantize import QuantizedConv2d, set_bits
 from repro.training import distributed
 
+Reduction = Literal["mean", "sum"]
 Distances = Mapping[tuple[int, int], float]
 """Of the quantized weights at two bit-widths, by (teacher, student)."""
 
@@ -28,19 +30,26 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def weight_distances(network: nn.Module, widths: Sequence[int]) -> dict[tuple[int, int], float]:
+def weight_distances(
+    network: nn.Module, widths: Sequence[int], within: Reduction = "mean"
+) -> dict[tuple[int, int], float]:
     """`sum_l mean |W_i^l - W_b^l|` of the quantized weights for every pair i > b of bit-widths.
 
-    The L1 distance is averaged in each layer, so that neither it nor lambda depends on a layer's size. Leaves the
-    network at the lowest bit-width.
+    By default the L1 distance is averaged within each layer, so that neither it nor lambda depends on a layer's size;
+    else it is their sum. Leaves the network at the lowest bit-width.
     """
     layers = [module for module in network.modules() if isinstance(module, QuantizedConv2d)]
     weights = {}
     for bits in sorted(widths, reverse=True):
         set_bits(network, bits)
         weights[bits] = [layer.quantizer(layer.weight) for layer in layers]
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        apart = (a - b).abs()
+        return apart.mean() if within == "mean" else apart.sum()
+
     return {
-        (high, low): float(sum((a - b).abs().mean() for a, b in zip(weights[high], weights[low], strict=True)))
+        (high, low): float(sum(distance(a, b) for a, b in zip(weights[high], weights[low], strict=True)))
         for high in widths
         for low in widths
         if high > low
@@ -51,7 +60,7 @@ def select(student: int, logits: Mapping[int, Tensor], distances: Distances, str
     """CoQuant's teacher of a student: `argmin_i H(y_i) + lambda * distance(i, student)` over the higher bit-widths.
 
     `logits` holds the predictions of the higher bit-widths, `strength` is lambda. Source: paper B; H as the batch mean
-    and the distance as a mean per layer are ours.
+    and the distance as a mean per layer are ours. H as the sum over N images is a lambda of 1/N.
 
     >>> sure, unsure = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 0.0]])
     >>> near_is_6 = {(8, 4): 0.5, (6, 4): 0.1}

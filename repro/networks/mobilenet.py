@@ -14,14 +14,18 @@ STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3,
 
 
 class InvertedResidual(mobilenetv2.InvertedResidual):
-    """torchvision's block, whose input, where it has both signs, can be quantized once for both paths."""
+    """torchvision's block, whose input, where it has both signs, can be quantized: for both paths, or for one."""
+
+    float_identity = False
 
     def __init__(self, inp: int, oup: int, stride: int, expand_ratio: int, **norm: object) -> None:
         super().__init__(inp, oup, stride, expand_ratio, **norm)
         self.input = Signed() if expand_ratio != 1 else None  # the first block reads the stem's activation
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x if self.input is None else self.input(x))
+        q = x if self.input is None else self.input(x)
+        y = self.conv(q)
+        return (x if self.float_identity else q) + y if self.use_res_connect else y
 
 
 class MobileNetV2(mobilenetv2.MobileNetV2):
@@ -33,6 +37,7 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
         width_multiplier: of all channels but those of the head, rounded to multiples of 8; the published network has 1.
         stem_stride: 1 as usual for CIFAR-10; 2 makes everything behind it four times cheaper.
         classes: number of classes.
+        float_identity: whether identity paths go round the quantizer of their block's input.
 
     Source: Sandler et al. 2018; strides for CIFAR-10 as in the wide-spread re-implementations.
 
@@ -42,10 +47,14 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
     (torch.Size([2, 10]), 17)
     """
 
-    full_precision = frozenset({"features.0.0", "features.18.3", "classifier.1"})
-    """Stem and classifier are never quantized, nor is the activation before the pool."""
+    ends = ("features.0.0", "classifier.1")
+    """Stem and classifier."""
+    full_precision = frozenset({*ends, "features.18.3"})
+    """Not quantized: the ends, and the activation before the pool."""
 
-    def __init__(self, width_multiplier: float = 1.0, stem_stride: int = 1, classes: int = 10) -> None:
+    def __init__(
+        self, width_multiplier: float = 1.0, stem_stride: int = 1, classes: int = 10, float_identity: bool = False
+    ) -> None:
         settings = [list(stage) for stage in STAGES]
         super().__init__(classes, width_multiplier, settings, dropout=0.0, block=InvertedResidual)
         self.features[18].insert(0, Signed())
@@ -53,6 +62,8 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
         for name, module in list(self.named_modules()):
             if isinstance(module, nn.ReLU6):
                 self.set_submodule(name, nn.ReLU())
+            elif isinstance(module, InvertedResidual):
+                module.float_identity = float_identity
 
     def swappable(self) -> list[list[nn.Module]]:
         """Each inverted residual block; the first with the batch norm and the quantizer that make its input."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from repro.networks.depthwise import QuickConv2d
 
@@ -19,6 +20,38 @@ class QuantizedConv2d(QuickConv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, self.quantizer(self.weight), self.bias)
+
+
+class QuantizedLinear(nn.Linear):
+    """A linear layer whose weight passes through a quantizer; it shares the parameters of the float one it replaces."""
+
+    def __init__(self, linear: nn.Linear, quantizer: nn.Module) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.quantizer = quantizer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.quantizer(self.weight), self.bias)
+
+
+class AtEightBits(nn.Module):
+    """A quantizer that stays at 8 bits while the network's bit-width is another; full precision passes.
+
+    >>> from repro.quantizers import DoReFaWeight
+    >>> fixed = AtEightBits(DoReFaWeight())
+    >>> set_bits(fixed, 2)
+    >>> fixed.quantizer.bits
+    8
+    """
+
+    def __init__(self, quantizer: nn.Module) -> None:
+        super().__init__()
+        set_bits(quantizer, 8)
+        self.quantizer = quantizer
+        self.bits: int | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.bits is None else self.quantizer(x)
 
 
 class Signed(nn.Identity):

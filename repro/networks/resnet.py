@@ -16,10 +16,14 @@ BLOCKS_PER_STAGE = 2
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside an identity or 1x1 path: `act2(bn2(conv2(act1(bn1(conv1(x))))) + shortcut(x))`."""
+    """Two 3x3 convolutions beside an identity or 1x1 path: `act2(bn2(conv2(act1(bn1(conv1(q))))) + shortcut(q))`.
 
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+    q is the input x, or `input(x)`: the place of a quantizer that an identity path goes round.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, float_identity: bool) -> None:
         super().__init__()
+        self.input: nn.Module = nn.ReLU() if float_identity else nn.Identity()
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.act1 = nn.ReLU()
@@ -33,8 +37,9 @@ class BasicBlock(nn.Module):
         self.act2 = nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.act1(self.bn1(self.conv1(x)))
-        return self.act2(self.bn2(self.conv2(y)) + self.shortcut(x))
+        q = self.input(x)
+        y = self.act1(self.bn1(self.conv1(q)))
+        return self.act2(self.bn2(self.conv2(y)) + (x if isinstance(self.shortcut, nn.Identity) else self.shortcut(q)))
 
 
 class ResNet18(nn.Module):
@@ -46,6 +51,8 @@ class ResNet18(nn.Module):
             behind it four times cheaper) and 2 with `imagenet`.
         classes: number of classes.
         stem: `cifar`, a 3x3 convolution; or `imagenet`, 7x7 and a max-pool of stride 2.
+        float_identity: whether identity paths go round the quantizer of their block's input. The ReLU of a block's
+            output then stays, and a second one, which changes nothing, is where the next block is to be quantized.
 
     >>> import torch
     >>> net = ResNet18(width=8, stem_stride=2)
@@ -56,13 +63,22 @@ class ResNet18(nn.Module):
     11689512
     """
 
-    full_precision = frozenset({"conv1", "fc", "blocks.7.act2"})
-    """Stem and classifier are never quantized, nor is the activation between the last block and the pool."""
+    ends = ("conv1", "fc")
+    """Stem and classifier."""
+    full_precision = frozenset({*ends, "blocks.7.act2"})
+    """Not quantized: the ends, and the activation between the last block and the pool."""
 
     def __init__(
-        self, width: int = 64, stem_stride: int = 1, classes: int = 10, stem: Literal["cifar", "imagenet"] = "cifar"
+        self,
+        width: int = 64,
+        stem_stride: int = 1,
+        classes: int = 10,
+        stem: Literal["cifar", "imagenet"] = "cifar",
+        float_identity: bool = False,
     ) -> None:
         super().__init__()
+        if float_identity:
+            self.full_precision = self.full_precision | {"act1", *(f"blocks.{index}.act2" for index in range(7))}
         kernel = {"cifar": 3, "imagenet": 7}[stem]
         self.conv1 = nn.Conv2d(3, width, kernel, stem_stride, kernel // 2, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -73,7 +89,7 @@ class ResNet18(nn.Module):
         for stage, factor in enumerate(STAGES):
             for index in range(BLOCKS_PER_STAGE):
                 stride = 2 if stage > 0 and index == 0 else 1
-                blocks.append(BasicBlock(channels, factor * width, stride))
+                blocks.append(BasicBlock(channels, factor * width, stride, float_identity))
                 channels = factor * width
         self.blocks = nn.Sequential(*blocks)
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -96,7 +112,7 @@ class ResNet18(nn.Module):
         incoming: list[nn.Module] = [self.bn1, self.act1]
         for block in self.blocks:
             assert isinstance(block, BasicBlock)
-            found.append([*incoming, block.conv1, block.bn1, block.shortcut])
+            found.append([*incoming, block.input, block.conv1, block.bn1, block.shortcut])
             found.append([block.act1, block.conv2, block.bn2])
             incoming = [block.act2]
         return found

@@ -1,14 +1,15 @@
-"""Other ways to quantize a weight that the papers behind the tables use, each to be told from the nested one."""
+"""Ways to quantize a weight that the papers behind the tables use, by name, each to be told from the nested one."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from backends import Scaler
 from backends.autograd import fake_quantize
+from repro.quantizers.dorefa import DoReFaWeight
 
 Rounding = Literal["nearest", "floor", "centred"]
 
@@ -63,6 +64,22 @@ class UnitWeight(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.rounding}, bits={self.bits}"
+
+
+def weight(scheme: str, realign_in_graph: bool = False) -> nn.Module:
+    """A weight quantizer of a scheme, at full precision until its `bits` are set.
+
+    `nested` (`DoReFaWeight`) or a rounding of `UnitWeight`; `_restored` behind it gives the weights their scale back.
+    Only nested codes have means to realign.
+
+    >>> weight("nested"), weight("floor_restored").quantizer
+    (DoReFaWeight(bits=None), UnitWeight(floor, bits=None))
+    """
+    codes, _, restored = scheme.partition("_")
+    quantizer: nn.Module = DoReFaWeight(realign_in_graph=realign_in_graph)
+    if codes != "nested":
+        quantizer = UnitWeight(cast(Rounding, codes))
+    return RestoredScale(quantizer) if restored else quantizer
 
 
 class RestoredScale(nn.Module):

@@ -10,6 +10,7 @@ from torch import nn
 
 from repro import targets
 from repro.adaptive import experiment
+from repro.adaptive.settings import with_defaults
 from repro.datasets import cifar10
 from repro.targets import Context, planned
 from repro.training.loop import save
@@ -60,7 +61,7 @@ def test_the_published_imagenet_network_takes_its_first_steps_at_224_pixels(tmp_
     made_up.imagenet(tmp_path, side=240)
     target = targets.get("table3")
     (unit,) = (u for u in planned(target, "paper", 1, {"classes": "3", "batch": "2"}) if u.name == "adabits")
-    network = experiment.float_network(target.problem, dict(unit.settings), seed=0)
+    network = experiment.float_network(target.problem, with_defaults(**unit.settings), seed=0)
     assert sum(p.numel() for p in network.parameters()) == 11_178_051  # torchvision's, with 3 classes
     save(network.state_dict(), tmp_path / "network.pt")
     sizes: set[torch.Size] = set()

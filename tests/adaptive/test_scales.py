@@ -9,6 +9,7 @@ import pytest
 
 from repro import targets
 from repro.adaptive import experiment
+from repro.adaptive.settings import with_defaults
 from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
 from repro.targets import Context, planned
@@ -43,7 +44,7 @@ def test_the_published_network_on_all_images_takes_its_first_steps(
     """Its own settings but for a small batch; stopped after two steps."""
     target = targets.get(table)
     unit = next(unit for unit in planned(target, scale, 1, {"batch": "4"}) if unit.name == name)
-    network = experiment.float_network(target.problem, dict(unit.settings), seed=0)
+    network = experiment.float_network(target.problem, with_defaults(**unit.settings), seed=0)
     assert sum(p.numel() for p in network.parameters()) == PUBLISHED[table]
     save(network.state_dict(), tmp_path / "network.pt")
     seen: list[tuple[int, int]] = []

@@ -54,6 +54,14 @@ def test_distances_of_layers_of_different_size_count_alike() -> None:
         assert alone[high, low] == pytest.approx(second, rel=1e-5)
 
 
+def test_distances_within_a_layer_may_be_summed() -> None:
+    layer = nn.Conv2d(1, 4, 1, bias=False)
+    layer.weight.data.copy_(torch.tensor([-1.0, -0.1, 0.1, 1.0]).view(4, 1, 1, 1))
+    network = quantize(nn.Sequential(layer), LayerRule(DoReFaWeight, PACT))
+    mean, total = (weight_distances(network, (8, 2), within)[8, 2] for within in ("mean", "sum"))
+    assert total == pytest.approx(4 * mean)
+
+
 SURE, HALF_SURE = logits_of(0.98, 0.02), logits_of(0.7, 0.3)
 LOGITS = {8: SURE, 6: HALF_SURE}
 DISTANCES = {(8, 4): 0.9, (6, 4): 0.2}

@@ -1,0 +1,189 @@
+"""Readings of the paper by name: which units each can change, and what it changes there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from repro import targets
+from repro.adaptive import experiment, joint
+from repro.adaptive.joint import JointStep
+from repro.adaptive.methods import BITS, METHODS
+from repro.adaptive.problems import CIFAR10, MOBILENETV2, RESNET18, Problem
+from repro.adaptive.settings import SETTINGS, Choice, with_defaults
+from repro.datasets import cifar10
+from repro.errors import UsageError
+from repro.networks.quantize import set_bits
+from repro.networks.resnet import ResNet18
+from repro.quantizers import PACT, SwitchablePACT
+from repro.quantizers.schemes import UnitWeight
+from repro.targets import Context
+from tests.datasets import made_up
+
+CHOICES = {name: kind for name, kind in SETTINGS.items() if isinstance(kind, Choice)}
+OTHER = {name: kind.options[1] for name, kind in CHOICES.items()}
+SMALL = {"width": 8, "width_multiplier": 0.1, "stem_stride": 2}
+PROBLEMS = {"resnet18": Problem(RESNET18, CIFAR10), "mobilenetv2": Problem(MOBILENETV2, CIFAR10)}
+IMAGES, LABELS = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(4)
+
+
+def network_of(method: str, problem: str = "resnet18", **chosen: str) -> nn.Module:
+    settings = with_defaults(**SMALL, **chosen)
+    network = experiment.float_network(PROBLEMS[problem], settings, seed=0)
+    return experiment.quantized(network, METHODS[method].recipe, settings)
+
+
+def test_a_unit_keeps_the_choices_that_change_it_where_they_are_not_ours() -> None:
+    table = targets.get("table1")
+
+    def chosen(**changes: str) -> dict[str, dict]:
+        settings = {**table.scales["cpu"], **changes}
+        units = table.units("cpu", 1, settings)
+        return {unit.name: {k: v for k, v in unit.settings.items() if k in CHOICES} for unit in units}
+
+    assert not any(chosen().values())
+    changed = chosen(**OTHER)
+    structure = {"weights": "nearest", "ends": "8_bit", "identity": "float"}
+    clip = {"clip": "shared"}
+    assert changed["fp32"] == {}
+    for name in ("individual_2", "dq32", "dq8_bn_calib", "joint", "adabits", "joint_bn_calib"):
+        assert changed[name] == structure
+    for name in ("any_precision", "bit_mixer", "bit_mixer_bn_calib", "distilled", "highest_swapped"):
+        assert changed[name] == structure | clip
+    assert changed["nearest"] == structure | clip | {"distance": "sum"}
+    assert changed["coquant"] == structure | clip | {"distance": "sum", "entropy": "sum"}
+
+
+def test_a_word_that_is_no_option_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"weights=flor: did you mean floor\?"):
+        CHOICES["weights"].check("flor")
+    with pytest.raises(UsageError, match="entropy=None"):
+        CHOICES["entropy"].check(None)
+
+
+def test_weights_are_quantized_by_the_scheme() -> None:
+    quantizer = network_of("individual", weights="floor").blocks[3].conv1.quantizer
+    assert isinstance(quantizer, UnitWeight)
+    assert quantizer.rounding == "floor"
+    assert network_of("individual", weights="nested_restored").blocks[3].conv1.quantizer.quantizer.bits is None
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_ends_are_float_or_stay_at_8_bits(problem: str) -> None:
+    plain, chosen = (network_of("coquant", problem, ends=ends) for ends in ("float", "8_bit"))
+    assert plain.state_dict().keys() == chosen.state_dict().keys()
+    for name in plain.ends:
+        assert not hasattr(plain.get_submodule(name), "quantizer")
+    used: dict[str, Tensor] = {}
+    for name in chosen.ends:
+        layer = chosen.get_submodule(name)
+        layer.quantizer.register_forward_hook(lambda _, inputs, output, name=name: used.update({name: output}))
+    set_bits(chosen, 2)
+    chosen(IMAGES).sum().backward()
+    for name in chosen.ends:
+        layer = chosen.get_submodule(name)
+        codes = (used[name] + 1) * 127.5
+        assert 4 < len(codes.detach().round().unique()) <= 256
+        torch.testing.assert_close(codes, codes.round(), atol=1e-3, rtol=0)
+        assert layer.weight.grad.abs().sum() > 0
+    groups = experiment.quantized_optimizer(chosen, with_defaults(weight_lr=0.5), 1).param_groups
+    (quantized,) = (group["params"] for group in groups if group["lr"] == 0.5)
+    assert all(any(chosen.get_submodule(name).weight is p for p in quantized) for name in chosen.ends)
+
+
+def test_full_precision_has_float_ends() -> None:
+    float_, chosen = network_of("individual"), network_of("individual", ends="8_bit")
+    for network in (float_, chosen):
+        set_bits(network.eval(), None)
+    assert torch.equal(float_(IMAGES), chosen(IMAGES))
+
+
+def last_convolution_off(block: nn.Module) -> nn.Module:
+    """A block whose identity path alone is left."""
+    *_, last = (module for module in block.modules() if isinstance(module, nn.Conv2d))
+    nn.init.zeros_(last.weight)
+    last.quantizer = nn.Identity()
+    return block
+
+
+@pytest.mark.parametrize(("problem", "name"), [("resnet18", "blocks.1"), ("mobilenetv2", "features.3")])
+def test_identity_paths_take_what_is_quantized_or_what_was_before(problem: str, name: str) -> None:
+    """Inputs .3 and .9 on the 2-bit grid of a clip level of 2: 0 and 2/3 one-sided, 0 and 2 of both signs."""
+    plain, chosen = (network_of("joint", problem, identity=identity).eval() for identity in ("quantized", "float"))
+    assert len(plain.state_dict()) == len(chosen.state_dict())
+    found = {}
+    for network, key in ((plain, "quantized"), (chosen, "float")):
+        set_bits(network, 2)
+        block = last_convolution_off(network.get_submodule(name))
+        channels = next(module for module in block.modules() if isinstance(module, nn.Conv2d)).in_channels
+        x = torch.tensor([0.3, 0.9]).view(1, 1, 1, 2).expand(1, channels, 2, 2).contiguous()
+        found[key] = block(x)[0, 0, 0].tolist()
+    assert found["float"] == pytest.approx([0.3, 0.9])
+    assert found["quantized"] == pytest.approx([0.0, 2 / 3] if problem == "resnet18" else [0.0, 0.0])
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+def test_float_identities_leave_the_float_network_and_each_layer_its_quantizer(problem: str) -> None:
+    settings = [with_defaults(**SMALL, identity=identity) for identity in ("quantized", "float")]
+    first, second = (experiment.float_network(PROBLEMS[problem], chosen, seed=0).eval() for chosen in settings)
+    assert first.state_dict().keys() == second.state_dict().keys()
+    assert torch.equal(first(IMAGES), second(IMAGES))
+    chosen = network_of("bit_mixer", problem, identity="float")
+    layers = [[module for module in layer if isinstance(module, SwitchablePACT)] for layer in chosen.layers()]
+    joint.set_bits_by_layer(chosen, [8, 2] * 40)
+    assert [[level.bits for level in levels] for levels in layers] == [[(8, 2)[i % 2]] for i in range(len(layers))]
+
+
+@pytest.mark.parametrize(
+    ("method", "clip", "per_bit"),
+    [
+        ("coquant", "usual", True),
+        ("coquant", "shared", False),
+        ("bit_mixer", "shared", False),
+        ("any_precision", "usual", False),
+        ("any_precision", "per_bit", True),
+        ("adabits", "shared", True),
+        ("switchable_bn", "per_bit", False),
+    ],
+)
+def test_clip_levels_are_shared_as_chosen_where_the_paper_leaves_it_open(method: str, clip: str, per_bit: bool) -> None:
+    network = network_of(method, clip=clip)
+    assert any(isinstance(module, SwitchablePACT) for module in network.modules()) == per_bit
+    assert any(isinstance(module, PACT) for module in network.modules())
+
+
+def test_a_summed_entropy_weighs_as_much_as_the_batch_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[float]] = {}
+    for entropy in ("mean", "sum"):
+        strengths: list[float] = seen.setdefault(entropy, [])
+
+        def choose(rule: str, student: int, logits: dict, distances: dict, strength: float, *_: object) -> int:
+            strengths.append(strength)  # noqa: B023
+            return max(logits)
+
+        monkeypatch.setattr(joint, "choose", choose)
+        settings = with_defaults(**SMALL, lambda_end=0.8, batch=4, entropy=entropy)
+        recipe = METHODS["coquant"].recipe
+        network = experiment.quantized(ResNet18(width=8, stem_stride=2), recipe, settings)
+        JointStep(network, BITS, recipe, settings, steps=2, seed=0)(IMAGES, LABELS, 1)
+    assert seen == {"mean": [0.4] * 3, "sum": [0.1] * 3}
+
+
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_a_unit_runs_with_every_choice_made_otherwise(
+    table: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cifar10, "load", made_up.cifar10())
+    target = targets.get(table)
+    tiny = {"train_images": 32, "test_images": 20, "batch": 16, "fp32_epochs": 1, "epochs": 1}
+    settings = {**target.scales["smoke"], **SMALL, **tiny, "bn_images": 32, "alpha_images": 32, **OTHER}
+    settings = {name: value for name, value in settings.items() if name in target.scales["smoke"]}
+    units = {unit.name: unit for unit in target.units("smoke", 1, settings)}
+    for name in ("fp32", "coquant"):
+        (tmp_path / name).mkdir()
+        inputs = {required: tmp_path / required for required in units[name].requires}
+        outcome = target.run(units[name], Context(tmp_path / name, inputs=inputs))
+    assert set(outcome.values) == {str(bits) for bits in BITS}
