@@ -38,7 +38,7 @@ from repro.adaptive.settings import ARTEFACT, SETTINGS, START, Setting, check, o
 from repro.adaptive.table import own_settings
 from repro.evidence.claims import Contrast, Row, judge_interval
 from repro.evidence.collection import Evidence
-from repro.evidence.intervals import Interval, paired_difference, pairing, simultaneous
+from repro.evidence.intervals import FEWEST_FLIPPED, Interval, paired_difference, pairing, simultaneous
 from repro.evidence.patterns import pattern_row
 from repro.evidence.power import Design
 from repro.evidence.render import markdown_table, mean_text, number, page_text, settings_text, write_page
@@ -140,6 +140,7 @@ class Contest:
                 len(plan["arms"]),
                 evidence.core_seconds(scale, units),
                 plan["margin"],
+                FEWEST_FLIPPED,
             )
             for scale, intervals in found.items()
             if intervals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from repro import targets
@@ -46,8 +47,8 @@ def plan(places: Places, target: Target, units: Sequence[Unit], effect: float, w
     Raises `UsageError` for a target that compares no arms and for an effect out of reach; `ReproError` where nothing
     is recorded to plan from.
     """
-    if not math.isfinite(effect):
-        raise UsageError(f"effect={effect}: give a number of points")
+    if not (math.isfinite(effect) and 0 < wanted < 1):
+        raise UsageError(f"effect={effect}, power={wanted}: give finite points, and a power between 0 and 1")
     designs: Any = getattr(target, "designs", None)
     if designs is None:
         able = [name for name in targets.names() if hasattr(targets.get(name), "designs")]
@@ -65,8 +66,8 @@ def plan(places: Places, target: Target, units: Sequence[Unit], effect: float, w
 
 def _planned(source: str, design: Design, effect: float, wanted: float) -> Planned:
     alone = seeds_needed(effect, design.sd, wanted)
-    together = seeds_needed(effect, design.sd, wanted, comparisons=design.comparisons)
-    equal = seeds_needed(effect, design.sd, wanted, comparisons=design.comparisons, chance=equivalence_power)
+    needed = partial(seeds_needed, effect, design.sd, wanted, comparisons=design.comparisons, fewest=design.fewest)
+    together, equal = needed(), needed(chance=equivalence_power)
     return Planned(
         design.name,
         design.scale,

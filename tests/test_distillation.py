@@ -126,6 +126,7 @@ class TestEvidence:
     def test_fewer_seeds_than_planned_show_as_missing(self) -> None:
         (row,) = TARGET.rows(kept(2.0, 2.1))
         assert (row.n, row.state, row.reason) == (2, "missing", "compute: 2 of 3 seeds recorded")
+        assert row.verdict == ""
 
     def test_the_page_shows_seeds_their_difference_and_the_images_behind_it(self, tmp_path: Path) -> None:
         found = kept(2.0, 2.1, 2.2)

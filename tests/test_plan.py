@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from repro.cli import main
-from repro.evidence.power import equivalence_power, seeds_needed
+from repro.evidence.power import equivalence_power, power, seeds_needed
 from repro.evidence.records import Store
 from repro.figure4 import TARGET
 from repro.places import Places
@@ -43,7 +43,10 @@ def test_seeds_and_hours_from_records(places: Places, capsys: pytest.CaptureFixt
     (design,) = [design for design in TARGET.designs(found) if design.name == small["name"]]
     assert small["seeds"] == seeds_needed(0.6, design.sd, 0.8)
     assert small["hours"] == pytest.approx(small["seeds"] * design.seconds / 3600)
-    assert small["seeds_together"] >= small["seeds"]
+    assert small["seeds_together"] == seeds_needed(0.6, design.sd, 0.8, comparisons=design.comparisons) > small["seeds"]
+    assert small["hours_together"] == pytest.approx(small["seeds_together"] * design.seconds / 3600)
+    assert small["hours_equal"] == pytest.approx(small["seeds_equal"] * design.seconds / 3600)
+    assert small["power_now"] == pytest.approx(power(4, 0.6, design.sd))
     assert small["seeds_equal"] == seeds_needed(
         0.6, design.sd, 0.8, comparisons=design.comparisons, chance=equivalence_power
     )
@@ -69,8 +72,9 @@ def test_a_pilot_with_other_settings_and_seeds(places: Places, capsys: pytest.Ca
         (["figure4", "--effect", ".6", "--set", "smal_lr=1"], "did you mean small_lr"),
         (["table1", "--effect", ".6"], "table1 has no comparison to plan; there is contest, figure4"),
         (["figure4", "--effect", "0"], "--effect"),
-        (["figure4", "--effect", "nan"], "effect=nan: give a number of points"),
+        (["figure4", "--effect", "nan"], "effect=nan, power=0.8: give finite points"),
         (["figure4", "--effect", ".6", "--power", "1"], "--power"),
+        (["figure4", "--effect", ".6", "--power", "nan"], "power=nan: give finite points"),
         (["figure4"], "--effect"),
         (["figur4", "--effect", ".6"], "did you mean figure4"),
     ],

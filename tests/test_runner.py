@@ -1,6 +1,7 @@
 """The runner with units that only count: what is skipped, resumed, ordered, kept back, and what a failure does."""
 
 import fcntl
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,15 @@ def test_units_have_one_thread_on_one_core(target: Target, setup: Setup) -> None
     assert (record.values["threads"], record.values["cores"]) == (1, 1)
 
 
+def test_two_workers_are_two_processes_on_a_core_each(target: Target, setup: Setup) -> None:
+    """Units that wait for each other end only if they run side by side."""
+    run_units(target, units(target, 2, meet=2), replace(setup, workers=2))
+    by_unit = {(record.unit, record.seed): record.values for record in setup.store.read()[0]}
+    first, second = by_unit["base", 0], by_unit["loose", 0]
+    assert first["process"] != second["process"]
+    assert len({first["core"], second["core"]}) == min(2, len(hardware.cores()))
+
+
 def test_a_worker_alone_takes_whichever_core_is_free(target: Target, setup: Setup) -> None:
     run_units(target, units(target), replace(setup, workers=1), limit=1)
     (record,), _ = setup.store.read()
@@ -115,17 +125,61 @@ def test_running_again_skips_what_is_recorded_here_or_committed(target: Target, 
     assert len(log(done)) == 6
 
 
+def interrupt(setup: Setup, unit: Unit) -> None:
+    """Leave in its folder what a run that was killed after two of three steps does."""
+    setup.folder(unit).mkdir(parents=True, exist_ok=True)
+    (setup.folder(unit) / "checkpoint.txt").write_text("2")
+    (setup.folder(unit) / "unit.json").write_text(json.dumps({"numerics": unit.numerics, "seconds": 1.0}))
+
+
+def test_a_unit_that_was_killed_goes_on(target: Target, setup: Setup) -> None:
+    interrupt(setup, units(target)[0])
+    run_units(target, units(target), setup, limit=1)
+    assert log(setup) == ["base 0 2"]
+
+
 def test_forced_units_start_from_nothing(target: Target, done: Setup) -> None:
+    interrupt(done, units(target)[0])
     report = run_units(target, units(target), replace(done, force=True))
     assert len(report.units("done")) == 4
     assert len(log(done)) == 12
 
 
 def test_other_numerics_are_run_anew(target: Target, done: Setup) -> None:
+    interrupt(done, units(target)[0])
     newer = [replace(unit, numerics=2) for unit in units(target)]
     assert len(run_units(target, newer, done).units("done")) == 4
     assert {record.numerics for record in done.store.read()[0]} == {2}
     assert len(log(done)) == 12
+
+
+def test_an_artefact_of_other_numerics_is_not_started_from(target: Target, done: Setup) -> None:
+    base = units(target)[0]
+    next((done.out / "records/counting/smoke").glob("thrice*")).unlink()
+    assert [job.unit.name for job in plan(target, units(target), done).todo] == ["thrice"]
+    (done.folder(base) / "unit.json").write_text(json.dumps({"numerics": 0, "seconds": 1.0}))
+    assert [job.unit.name for job in plan(target, units(target), done).todo] == ["base", "thrice"]
+
+
+def test_what_another_command_recorded_meanwhile_is_not_run(target: Target, setup: Setup, done: Setup) -> None:
+    records = done.store.read()[0]
+    shutil.rmtree(done.out)
+    planned = plan(target, units(target), setup)
+    for record in records:
+        setup.store.write(record)
+    report = runner.execute(planned, setup)
+    assert len(report.units("recorded")) == 4
+    assert not list(setup.out.glob("work/counting/smoke/log"))
+
+
+def test_what_this_machine_recorded_counts_before_what_is_committed(
+    target: Target, done: Setup, tmp_path: Path
+) -> None:
+    committed = Store(tmp_path / "committed")
+    for record in done.store.read()[0]:
+        committed.write(replace(record, cpu="another"))
+    found = runner._recorded("counting", [done.store, committed])
+    assert {record.cpu for record in found.values()} == {"abacus"}
 
 
 def test_a_recorded_unit_is_run_again_when_its_artefact_is_needed_and_not_here(

@@ -115,6 +115,23 @@ def test_smoke_runs_are_accepted_only_when_asked_for(places: Places, target: Tar
     assert len(places.committed(target).read()[0]) == 4
 
 
+def test_accepting_a_scale_leaves_the_others_alone(accepted: Places, target: Target, run: Callable[..., None]) -> None:
+    run(scale="smoke")
+    accept(accepted, target, print, scale="smoke")
+    scales = [record.scale for record in accepted.committed(target).read()[0]]
+    assert (scales.count("cpu"), scales.count("smoke")) == (12, 4)
+
+
+def test_records_of_other_numerics_are_not_accepted(
+    places: Places, target: Target, recorded: Callable[[str], list[Record]]
+) -> None:
+    for record in recorded("cpu"):
+        places.local.write(replace(record, numerics=record.numerics - 1))
+    accept(places, target, print)
+    assert places.committed(target).read() == ([], [])
+    assert len(places.local.read()[0]) == 12
+
+
 def test_accepting_removes_what_is_planned_no_more(accepted: Places, target: Target) -> None:
     fewer = replace(target, seeds={"smoke": 1, "cpu": 2})  # type: ignore[type-var]
     accept(accepted, fewer, print, scale="cpu")

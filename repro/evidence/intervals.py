@@ -261,6 +261,8 @@ def rank_agreement(ours: Mapping[K, float], theirs: Mapping[K, float]) -> Interv
     return Interval(rho, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half), None, len(common))
 
 
+FEWEST_FLIPPED = 6
+"""Seeds from which sign flips of whole rows give intervals at .95."""
 EXACT_UP_TO = 12
 """Seeds up to which all sign flips are tried."""
 

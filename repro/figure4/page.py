@@ -10,7 +10,7 @@ from repro import figure4
 from repro.evidence.claims import Row, rollup
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
-from repro.evidence.intervals import Interval, paired_difference, rank_agreement
+from repro.evidence.intervals import FEWEST_FLIPPED, Interval, paired_difference, rank_agreement
 from repro.evidence.patterns import BINDING, patterns
 from repro.evidence.power import power, seeds_needed
 from repro.evidence.render import (
@@ -26,7 +26,7 @@ from repro.evidence.render import (
 from repro.figure4 import EWGS, MAIN, SCALES, picture, trained
 from repro.figure4.cells import Cell, printed, widths
 from repro.figure4.claims import OUTCOMES, TARGET, TOP1, Ours, designs, print_study
-from repro.figure4.study import FEWEST_FLIPPED, Study
+from repro.figure4.study import Study
 
 POINTS = ("source", "network", "bits", "weights", "activations", "delta", "run", *OUTCOMES)
 """Columns of `figure4_points.csv`: every run, the released and ours."""

@@ -7,12 +7,12 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from repro.evidence.collection import Evidence
-from repro.evidence.intervals import paired_difference
+from repro.evidence.intervals import FEWEST_FLIPPED, paired_difference
 from repro.evidence.render import style
 from repro.figure4 import EWGS, MAIN, NETWORKS, SCALES, Network
 from repro.figure4.cells import Cell, printed, widths
 from repro.figure4.claims import Ours, print_study
-from repro.figure4.study import FEWEST_FLIPPED, Study
+from repro.figure4.study import Study
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

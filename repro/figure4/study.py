@@ -9,6 +9,7 @@ from functools import cached_property
 from statistics import fmean, mean
 
 from repro.evidence.intervals import (
+    FEWEST_FLIPPED,
     Interval,
     Pairing,
     dunnett,
@@ -23,8 +24,6 @@ Values = Mapping[int, float]
 
 LEVELS = (UNSCALED, "ewgs", "invtanh")
 """Of both factors; the first is the reference."""
-FEWEST_FLIPPED = 6
-"""Seeds from which sign flips of whole rows give intervals at .95; below it, Dunnett's or Bonferroni's do."""
 FLIP_SEED = 0
 
 

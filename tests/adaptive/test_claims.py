@@ -155,6 +155,23 @@ def test_fewer_seeds_than_planned_show_as_missing() -> None:
     assert (row.n, row.state, row.reason) == (2, "missing", "compute: 2 of 3 seeds recorded")
 
 
+def test_before_all_planned_seeds_are_recorded_nothing_gets_a_verdict() -> None:
+    fewer = kept(seeds=2)
+    patterns = [row for row in rows(table("table1"), fewer, "cpu") if row.scale == "cpu" and row.kind == "pattern"]
+    assert {row.verdict for row in patterns} == {""}
+    assert {row.n for row in patterns} == {2}
+    for seeds, verdict in ((2, ""), (3, "differs")):
+        paper = evidence(targets.get("table1"), paper_records(seeds))
+        assert find(paper, "top1", "individual", "8", "paper").verdict == verdict
+
+
+def paper_records(seeds: int) -> list[Record]:
+    """Made-up records of what the paper's scale plans: Individual at 90 % and a little, where the print has 95.1."""
+    units = [unit for unit in planned(targets.get("table1"), "paper", seeds) if unit.name.startswith("individual")]
+    columns = [(unit, unit.name.removeprefix("individual_")) for unit in units]
+    return [record_of(unit, {bits: 90.0}, best={bits: 90.0 + 0.1 * unit.seed}) for unit, bits in columns]
+
+
 def test_patterns_are_judged_on_ours() -> None:
     found = {r.claim: r for r in rows(table("table1"), kept(), "cpu") if r.scale == "cpu"}
     assert found["dq32_at_chance"].verdict == "holds"

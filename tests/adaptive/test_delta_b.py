@@ -71,6 +71,8 @@ def test_solution_is_found_for_every_table(name: str) -> None:
 
     printed = table(name)
     found = Arithmetic(printed).together
+    assert found.possible
+    assert found.slack >= 0
     for bits, accuracy in found.accuracies.items():
         cell = printed.cell("individual", bits)
         assert float(cell.low) - 1e-9 <= accuracy <= float(cell.high) + 1e-9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from repro.networks.mobilenet import MobileNetV2
 from repro.networks.quantize import set_bits
 from repro.quantizers import PACT
 from repro.targets import Context, Outcome, Unit
+from repro.training import loop
 from repro.training.batches import Batches
 from repro.training.loop import load
 from tests.datasets import made_up
@@ -145,16 +147,19 @@ def test_calibration_sees_training_images_as_training_or_as_stored(augmented: bo
         assert torch.equal(x, y)
 
 
-def test_clip_levels_at_a_percentile_of_the_float_activations(tmp_path: Path) -> None:
-    """At 100 % the first clip level is the largest activation behind the stem, averaged over batches."""
+@pytest.mark.parametrize("percentile", [100.0, 99.0, 70.0])
+def test_clip_levels_at_a_percentile_of_the_float_activations(percentile: float) -> None:
+    """The first clip level is that of the activations behind the stem, zeros included, averaged over batches."""
     network = experiment.quantized(experiment.float_network(PROBLEM, SETTINGS, 0), METHODS["dq32"].recipe, SETTINGS)
     data = cifar10.load("train", None)
     batches = Batches(data.images[:32], data.labels[:32], 16)
-    experiment.set_alpha_at_percentile(network, batches, 100.0, 32)
+    experiment.set_alpha_at_percentile(network, batches, percentile, 32)
     set_bits(network, None)
     with torch.inference_mode():
-        largest = [network.act1(network.bn1(network.conv1(x))).max() for x, _ in batches.plain()]
-    torch.testing.assert_close(network.act1.alpha.detach(), torch.stack(largest).mean())
+        seen = [np.sort(network.act1(network.bn1(network.conv1(x))).numpy(), axis=None) for x, _ in batches.plain()]
+    expected = np.mean([values[math.ceil(values.size * percentile / 100) - 1] for values in seen])
+    assert network.act1.alpha.item() == pytest.approx(expected)
+    assert expected > 0
 
 
 def test_a_clip_level_of_both_signs_is_a_percentile_of_magnitudes() -> None:
@@ -184,6 +189,79 @@ def test_the_same_seed_gives_the_same_record_twice(tmp_path: Path) -> None:
     first, second = (run("individual_2", tmp_path / name) for name in ("a", "b"))
     assert first.curve == second.curve
     np.testing.assert_array_equal(first.correct["2"], second.correct["2"])
+
+
+@pytest.mark.parametrize("name", ["coquant", "bit_mixer"])
+def test_a_training_broken_off_goes_on_as_if_it_had_not_been(
+    name: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Draws of teachers, blocks and bit-widths included."""
+
+    class Broken(Exception):
+        pass
+
+    def stop(done: int, total: int, note: str) -> None:
+        if done == 2:
+            raise Broken
+
+    whole = run(name, root)
+    again = shutil.copytree(root, tmp_path / "again", ignore=shutil.ignore_patterns(name))
+    (again / name).mkdir()
+    unit = UNITS[name]
+    inputs = {required: again / required for required in unit.requires}
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(Broken):
+        experiment.run(unit, Context(again / name, inputs=inputs, progress=stop), PROBLEM)
+    assert load(again / name / "checkpoint.pt")["step"] == 2  # of four
+    found = experiment.run(unit, Context(again / name, inputs=inputs), PROBLEM)
+    assert [point["loss"] for point in found.curve] == [point["loss"] for point in whole.curve]
+    states = [load(folder / name / "network.pt") for folder in (root, again)]
+    assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
+
+
+@pytest.mark.parametrize(("scale", "epoch"), [("smoke", 3), ("cpu", 3), ("gpu", 2), ("paper", 2)])
+def test_the_last_epoch_counts_at_reduced_scale_and_the_best_one_above(
+    scale: str, epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three epochs, of which the second gets most images right."""
+    states: list[dict[str, torch.Tensor]] = []
+
+    def counted(network: torch.nn.Module, batches: Batches) -> np.ndarray:
+        states.append({key: value.clone() for key, value in network.state_dict().items()})
+        return np.arange(40) < (10, 30, 20)[len(states) - 1]
+
+    monkeypatch.setattr(experiment, "correct", counted)
+    unit = replace(UNITS["fp32"], scale=scale, settings=UNITS["fp32"].settings | {"fp32_epochs": 3})
+    outcome = experiment.run(unit, Context(tmp_path), PROBLEM)
+    assert (outcome.values["32"], outcome.best["32"]) == (50.0, 75.0)
+    assert outcome.correct["32"].sum() == (30 if epoch == 2 else 20)
+    kept = load(tmp_path / "network.pt")
+    assert all(torch.equal(value, kept[key]) for key, value in states[epoch - 1].items())
+
+
+def test_the_optimizer_of_the_start_has_its_settings_and_clip_levels_stay_positive(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict] = []
+    sgd = torch.optim.SGD
+
+    def observed(parameters: object, **settings: float) -> torch.optim.Optimizer:
+        made.append(settings)
+        return sgd(parameters, **settings)
+
+    monkeypatch.setattr(torch.optim, "SGD", observed)
+    own = {"fp32_lr": 0.3, "lr": 0.2, "momentum": 0.8, "weight_decay": 0.01}
+    unit = replace(UNITS["fp32"], settings=UNITS["fp32"].settings | own)
+    experiment.run(unit, Context(tmp_path), PROBLEM)
+    assert made == [{"lr": 0.3, "momentum": 0.8, "weight_decay": 0.01}]
+    network = experiment.quantized(experiment.float_network(PROBLEM, SETTINGS, 0), METHODS["adabits"].recipe, SETTINGS)
+    optimizer = experiment.quantized_optimizer(network, SETTINGS, 4)
+    levels = [module for module in network.modules() if isinstance(module, PACT)]
+    for level in levels:
+        level.alpha.data.fill_(-1.0)
+        level.alpha.grad = torch.zeros(())
+    optimizer.step()
+    assert [level.alpha.item() for level in levels] == pytest.approx([1e-3] * len(levels))
 
 
 class Tiny(torch.nn.Sequential):

@@ -16,6 +16,7 @@ from repro.adaptive.experiment import quantized, quantized_optimizer
 from repro.adaptive.joint import BitMixerStep, JointStep, set_bits_by_layer
 from repro.adaptive.methods import BITS, METHODS, Recipe
 from repro.adaptive.settings import with_defaults
+from repro.adaptive.swapping import draw
 from repro.adaptive.teachers import choose, entropy, weight_distances
 from repro.networks.quantize import set_bits
 from repro.networks.resnet import ResNet18
@@ -111,6 +112,53 @@ def test_coquant_learns_from_labels_and_from_the_selected_teacher(monkeypatch: p
     assert loss == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("changed", [{"temperature": 4.0}, {"soft_weight": 0.5}, {"matched_loss": True}])
+def test_the_loss_is_that_of_the_settings(changed: dict[str, float]) -> None:
+    """Without swapping and with the highest as teacher, summed by hand."""
+    settings = SETTINGS | changed
+    weight, temperature = settings["soft_weight"], settings["temperature"]
+    loss = JointStep(network_of("distilled"), BITS, METHODS["distilled"].recipe, settings, 10, seed=0)(
+        IMAGES, LABELS, 0
+    )
+    twin, outputs = network_of("distilled"), {}
+    for bits in BITS:
+        set_bits(twin, bits)
+        outputs[bits] = twin(IMAGES).detach()
+    teacher = (outputs[8] / temperature).softmax(1)
+    expected = F.cross_entropy(outputs[8], LABELS)
+    for bits in (6, 4, 2):
+        soft = -(teacher * (outputs[bits] / temperature).log_softmax(1)).sum(1).mean() * temperature**2
+        both = F.cross_entropy(outputs[bits], LABELS) + weight * soft
+        expected = expected + (both / (1 + weight) if settings["matched_loss"] else both)
+    assert loss == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("changed", [{"swap_start": 0.5}, {"swap_by_depth": False}])
+def test_blocks_are_swapped_by_the_probabilities_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch, changed: dict[str, float]
+) -> None:
+    settings, drawn = SETTINGS | changed, []
+    monkeypatch.setattr(joint, "draw", lambda p, g: drawn.append(list(p)) or [False] * len(p))
+    JointStep(network_of("coquant"), BITS, METHODS["coquant"].recipe, settings, 4, seed=0)(IMAGES, LABELS, 1)
+    start = settings["swap_start"]
+    p = start + (1 - start) / 4
+    depth = [(8 - block) / 8 if settings["swap_by_depth"] else 1 for block in range(8)]
+    assert drawn == [pytest.approx([1 - (1 - p) * d for d in depth])] * 3
+
+
+def test_draws_are_keyed_by_seed_step_and_bit_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And by nothing else: a step that is repeated, as after a kill, swaps the same blocks."""
+    swaps: list[tuple[bool, ...]] = []
+    monkeypatch.setattr(joint, "draw", lambda p, g: swaps.append(tuple(draw(p, g))) or [False] * len(p))
+    network, recipe, settings = network_of("coquant"), METHODS["coquant"].recipe, SETTINGS | {"swap_start": 0.5}
+    for seed, number in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        JointStep(network, BITS, recipe, settings, 100, seed)(IMAGES, LABELS, number)
+    first, other_step, other_seed, again = (swaps[i : i + 3] for i in range(0, 12, 3))
+    assert len({tuple(first), tuple(other_step), tuple(other_seed)}) == 3
+    assert len(set(first)) > 1
+    assert first == again
+
+
 def test_lambda_rises_linearly_and_swapping_ends_with_the_student(monkeypatch: pytest.MonkeyPatch) -> None:
     strengths, probabilities = [], []
     monkeypatch.setattr(joint, "choose", lambda rule, student, logits, d, strength, g: strengths.append(strength) or 8)
@@ -200,12 +248,30 @@ def test_bit_mixer_draws_one_bit_width_for_all_then_one_per_layer() -> None:
     seen: list[set[tuple[int, int]]] = []
     norms = [m for m in network.modules() if isinstance(m, TransitionalBatchNorm2d)]
     network.register_forward_pre_hook(lambda *_: seen.append({(m.previous, m.bits) for m in norms}))
-    step = BitMixerStep(network, BITS, SETTINGS, steps=10, seed=0)
-    step(IMAGES, LABELS, 0)
-    assert len(seen) == 4
+    step = BitMixerStep(network, BITS, SETTINGS | {"mixer_uniform": 0.8}, steps=10, seed=0)
+    for number in (0, 1, 7):
+        step(IMAGES, LABELS, number)
+    assert len(seen) == 12
     assert all(len(pairs) == 1 and all(a == b for a, b in pairs) for pairs in seen)
-    step(IMAGES, LABELS, 9)
-    assert all(len(pairs) > 1 for pairs in seen[4:])
+    assert {pair for pairs in seen for pair in pairs} == {(bits, bits) for bits in BITS}
+    step(IMAGES, LABELS, 8)
+    assert all(len(pairs) > 1 for pairs in seen[12:])
+
+
+def test_bit_mixer_sums_the_losses_and_gradients_of_its_passes() -> None:
+    network, twin = network_of("bit_mixer"), network_of("bit_mixer")
+    seen: list[int] = []
+    network.register_forward_pre_hook(lambda *_: seen.append(network.bn1.bits))
+    loss = BitMixerStep(network, BITS, SETTINGS, steps=10, seed=0)(IMAGES, LABELS, 0)
+    total = 0.0
+    for bits in seen:
+        set_bits(twin, bits)
+        value = F.cross_entropy(twin(IMAGES), LABELS)
+        value.backward()
+        total += value.item()
+    assert loss == pytest.approx(total)
+    for key, expected in gradients(twin).items():
+        torch.testing.assert_close(gradients(network)[key], expected)
 
 
 def test_bits_by_layer_reach_each_layer_and_tell_its_norm_what_came_before() -> None:

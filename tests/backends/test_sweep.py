@@ -71,3 +71,6 @@ def test_a_second_run_goes_on_and_other_code_starts_anew(
     assert [row["setting"]["bits"] for row in json.loads(out.read_text())["outcomes"]] == [2, 3]
     monkeypatch.setattr(sweep, "sources", lambda _: "other")
     assert "2 of 2" in run().err
+    monkeypatch.setattr(sweep, "sources", lambda _: "a third")
+    monkeypatch.setattr(eager, "forward", lambda x, *_: torch.zeros_like(x))
+    assert sweep.main(command) == 1

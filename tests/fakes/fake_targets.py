@@ -17,7 +17,7 @@ from repro.targets import Context, Outcome, Scalar, Unit
 
 os.fsync = lambda descriptor: None  # in workers too: tests kill them, never the machine
 
-DEFAULTS: dict[str, Scalar] = {"steps": 3, "seconds": 0.0, "rate": 0.5, "loud": False, "fail": ""}
+DEFAULTS: dict[str, Scalar] = {"steps": 3, "seconds": 0.0, "rate": 0.5, "loud": False, "fail": "", "meet": 1}
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Counting:
 
     def run(self, unit: Unit, context: Context) -> Outcome:
         fail(unit)
+        meet(unit, context)
         if unit.name in ("twice", "thrice"):
             total = int((context.inputs["base"] / self.artefact).read_text()) * {"twice": 2, "thrice": 3}[unit.name]
         else:
@@ -53,6 +54,8 @@ class Counting:
             "total": float(total),
             "threads": float(os.environ["OMP_NUM_THREADS"]),
             "cores": float(len(os.sched_getaffinity(0))),
+            "core": float(min(os.sched_getaffinity(0))),
+            "process": float(os.getpid()),
             "on_reference": float(os.environ.get("REPRO_BACKEND") == "reference"),
         }
         return Outcome(values, values, {"total": np.array([True, False, True])}, [{"step": total}], images=total)
@@ -98,6 +101,16 @@ def fail(unit: Unit) -> None:
         if way == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         raise KeyError("a bug")
+
+
+def meet(unit: Unit, context: Context) -> None:
+    """Wait until as many units as the setting `meet` says have begun."""
+    (context.folder / "begun").touch()
+    deadline = time.monotonic() + 60
+    while len(list(context.folder.parent.glob("*/begun"))) < int(unit.settings["meet"] or 1):
+        if time.monotonic() > deadline:
+            raise TimeoutError("nobody else came")
+        time.sleep(0.01)
 
 
 def count(unit: Unit, context: Context) -> int:
