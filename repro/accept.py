@@ -12,7 +12,7 @@ from repro.evidence.records import Record
 from repro.places import Places, gather
 from repro.progress import label
 from repro.runner import key
-from repro.targets import Target, planned
+from repro.targets import Target, Unit, planned
 
 
 def accept(places: Places, target: Target, say: Callable[[str], None], scale: str | None = None) -> None:
@@ -22,7 +22,7 @@ def accept(places: Places, target: Target, say: Callable[[str], None], scale: st
     place yet.
     `smoke` runs prove the pipeline and are accepted only when asked for. A scale may be unfinished: what it lacks is
     said, and shows as missing. Raises `ReproError`, having moved nothing, where the scale asked for has no record at
-    all, a record is of uncommitted code, or a committed one cannot be used.
+    all, a record is of uncommitted code or another start than committed ones have, or a committed one cannot be used.
     """
     local, committed = places.local, places.committed(target)
     if damaged := committed.read(target.name)[1]:
@@ -35,24 +35,25 @@ def accept(places: Places, target: Target, say: Callable[[str], None], scale: st
         raise ReproError(f"{target.name} {scale}: nothing of it is recorded; first {remedy}")
     _check(_all(moved))
     for each in scales:
+        _check_starts(planned(target, each), moved[each], _current(there, each))
         lacking = [unit for unit in planned(target, each) if key(unit) not in moved[each] | _current(there, each)]
         if lacking:
             say(f"{target.name} {each}: {len(lacking)} units still lack a record, first {label(lacking[0])}")
     for record in _all(moved):
         committed.write(record)
     for record in _outdated(gather(target, committed), scales):
-        committed.path(record).unlink()
+        committed.forget(record)
         say(f"{record.key} removed: {target.name} does not plan it any more")
     rendered = target.render(gather(target, committed), places.renders(target))
     for record in _all(moved):
-        local.path(record).unlink()
+        local.forget(record)
     refresh_readme(places)
     say(f"{target.name}: {len(_all(moved))} records accepted, {len(rendered)} files in {places.renders(target).name}/")
 
 
 def refresh_readme(places: Places) -> None:
     """Write today's tables into the README."""
-    write_text(places.readme, status.renewed(places.readme.read_text(), status.claims(places)))
+    write_text(places.readme, status.renewed(places.readme.read_text("utf-8"), status.claims(places)))
 
 
 def _current(evidence: Evidence, scale: str) -> dict[str, Record]:
@@ -67,6 +68,20 @@ def _check(records: list[Record]) -> None:
         if record.dirty:
             remedy = "commit and run it again with --force"
             raise ReproError(f"{record.key} was made with uncommitted changes on {record.commit[:12]}; {remedy}")
+
+
+def _check_starts(units: list[Unit], moved: dict[str, Record], kept: dict[str, Record]) -> None:
+    """Units of one seed are compared because they share their start: a new one is taken with all that start from it."""
+    keys = {(unit.name, unit.seed): key(unit) for unit in units}
+    for unit in units:
+        if key(unit) not in kept or key(unit) in moved:
+            continue
+        for start in (keys[name, unit.seed] for name in unit.requires):
+            if start in moved and start in kept and moved[start].correct != kept[start].correct:
+                raise ReproError(
+                    f"{start} is another network than the committed one, which {key(unit)} started from: "
+                    "run with --force all that starts from it, or remove it from this machine's records"
+                )
 
 
 def _all(moved: dict[str, dict[str, Record]]) -> list[Record]:

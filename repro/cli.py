@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -52,15 +53,27 @@ def main(arguments: Sequence[str], places: Places | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted; work is saved: give the same command again to go on")
         return INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except (BrokenPipeError, SystemExit):  # click makes the one of the other
+        # A reader of the output has seen enough; where nobody reads messages any more, work is broken off.
+        gone = [stream for stream in (sys.stdout, sys.stderr) if _is_broken(stream)]
+        if not gone:
+            raise
+        for stream in gone:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return INTERRUPTED if sys.stderr in gone else 0
     except Exception as error:
         code, line = explain(error)
         if "--debug" in arguments:
             traceback.print_exc()
         say(line)
         return code
+
+
+def _is_broken(stream: TextIO) -> bool:
+    """Whether nobody reads it any more."""
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def say(line: str) -> None:

@@ -87,7 +87,8 @@ def _scales(target: Target, request: Request) -> list[str]:
 def check_device(request: Request) -> None:
     """Raise `ReproError` for a device that there is none of, or a backend that it has not."""
     kind, _, number = request.device.partition(":")
-    if kind not in ("cpu", "cuda") or not (number.isdigit() or request.device == kind):
+    one_of_several = kind == "cuda" and number.isdigit()
+    if request.device not in ("cpu", "cuda") and not one_of_several:
         raise UsageError(f"no device {request.device!r}: {suggestion(kind, ('cpu', 'cuda'))}")
     if kind == "cuda":
         import torch

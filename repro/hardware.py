@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 """Environment in which every numeric library keeps to one thread."""
+CODE = ("repro", "backends", "pyproject.toml")
+"""What records are made by."""
 FOLDER_OPTIONS = ("--out", "--data-root")
 
 PACKAGES = (
@@ -71,9 +73,9 @@ def cores() -> list[int]:
 
 
 def commit(root: Path = ROOT) -> tuple[str, bool]:
-    """Commit of the checkout and whether its tree has uncommitted changes; ("unknown", True) outside a checkout."""
+    """Commit of the checkout and whether its code has uncommitted changes; ("unknown", True) outside a checkout."""
     head = _output("git", "-C", str(root), "rev-parse", "HEAD")
-    changes = _output("git", "--no-optional-locks", "-C", str(root), "status", "--porcelain")
+    changes = _output("git", "--no-optional-locks", "-C", str(root), "status", "--porcelain", "--", *CODE)
     if head is None or changes is None:
         return "unknown", True
     return head.strip(), bool(changes.strip())

@@ -5,11 +5,8 @@ Started by torchrun, its processes run one unit after the other together (`repro
 
 from __future__ import annotations
 
-import fcntl
-import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -17,23 +14,19 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from time import monotonic
 from typing import Any, Literal
 
 import backends
-from repro import crew, hardware, targets
+from repro import crew, hardware, targets, workspace
 from repro.errors import INTERNAL, ReproError, explain
-from repro.evidence.files import write_text
 from repro.evidence.records import Record, Store, pack, settings_hash
 from repro.progress import Lines, Reporter, duration, label
 from repro.targets import Context, Outcome, Target, Unit
+from repro.workspace import Note
 
-SECONDS_BETWEEN_MESSAGES = 0.2
-SECONDS_BETWEEN_NOTES = 3.0
 SECONDS_TO_END = 5.0
 
 
@@ -90,18 +83,23 @@ def plan(
 ) -> Plan:
     """Divide `units` (required ones first) into those to run and those recorded here or in any of `stores`.
 
-    A recorded unit is run again where one to run needs its artefact and the file is not on this machine. Shard
+    A recorded unit is run again where one to run needs its artefact and the file is not on this machine; where forced;
+    and where it was, and has not ended since: only such units are left of a forced command that is given again. Shard
     `(i, n)` keeps every n-th seed, so that a unit and what it requires stay together.
     """
     index, count = shard
     mine = {(unit.name, unit.seed): unit for unit in units if unit.seed % count == index - 1}
+    notes = {identity: workspace.read(setup.folder(unit)) for identity, unit in mine.items()}
+    again = {identity for identity, note in notes.items() if note and note.unfinished_again}
+    if setup.force and not again:
+        again = set(mine)
     recorded = _recorded(target.name, [setup.store, *stores])
     todo: dict[tuple[str, int], Job] = {}
     needed: set[tuple[str, int]] = set()
     for identity, unit in reversed(mine.items()):
         record = recorded.get((key(unit), unit.numerics))
-        absent = identity in needed and not _has_artefact(setup.folder(unit), unit, target)
-        if setup.force or record is None or absent:
+        absent = identity in needed and not _has_artefact(setup.folder(unit), notes[identity], unit, target)
+        if identity in again or record is None or absent:
             inputs = {name: setup.folder(mine[name, unit.seed]) for name in unit.requires}
             todo[identity] = Job(unit, inputs, record)
             needed |= _required(unit)
@@ -118,8 +116,10 @@ def _recorded(target: str, stores: Sequence[Store]) -> dict[tuple[str, int], Rec
     return {(record.key, record.numerics): record for store in reversed(stores) for record in store.read(target)[0]}
 
 
-def _has_artefact(folder: Path, unit: Unit, target: Target) -> bool:
-    return (folder / target.artefact).is_file() and _read_note(folder).get("numerics") == unit.numerics
+def _has_artefact(folder: Path, note: Note | None, unit: Unit, target: Target) -> bool:
+    """Whether the folder holds the network that is recorded, of the present numerics."""
+    finished = note is not None and note.state == "done" and note.numerics == unit.numerics
+    return finished and (folder / target.artefact).is_file()
 
 
 # --- the parent ----------------------------------------------------------------------------------------------------
@@ -176,6 +176,9 @@ def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: 
     """
     if not planned.todo:
         return Report(planned.skipped)
+    if setup.force:
+        for job in planned.todo:
+            workspace.ask_again(setup.folder(job.unit), job.unit.numerics)
     if crew.member():
         return _execute_together(planned, setup, limit, reporter or Lines())
     waiting = list(planned.todo[:limit])
@@ -218,7 +221,7 @@ def _execute_together(planned: Plan, setup: Setup, limit: int | None, reporter: 
     with closing(reporter):
         for job in jobs:
             reporter.started(job.unit)
-            with _locked(setup.folder(job.unit)) as mine:
+            with workspace.locked(setup.folder(job.unit)) as mine:
                 if not mine:
                     raise ReproError(f"{label(job.unit)}: somebody else is running it; wait, or choose another --out")
                 end = _do(job, setup, lambda m: reporter.advanced(job.unit, m.done, m.total, m.note))  # noqa: B023
@@ -230,8 +233,8 @@ def _execute_together(planned: Plan, setup: Setup, limit: int | None, reporter: 
 @contextmanager
 def _pool(size: int, setup: Setup) -> Iterator[list[_Worker]]:
     cores = hardware.cores()
-    # Where one is asked for it takes whichever is free: another command may have one, too.
-    own = [{cores[number % len(cores)]} for number in range(size)] if setup.workers > 1 else [set(cores)]
+    # One alone takes whichever is free: another command may have one, too.
+    own = [{cores[number % len(cores)]} for number in range(size)] if size > 1 else [set(cores)]
     workers = [_Worker(cores, setup) for cores in own]
     try:
         yield list(workers)
@@ -336,50 +339,37 @@ def _end_with_parent() -> None:
 
 def _attempt(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
     try:
-        with _locked(setup.folder(job.unit)) as mine:
+        with workspace.locked(setup.folder(job.unit)) as mine:
             return _do(job, setup, tell) if mine else Ended("busy", "somebody else is running it")
     except Exception as error:
         code, line = explain(error)
         return Ended("failed", f"failed: {line}", code, "".join(traceback.format_exception(error)))
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-
-
 def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
     unit, folder, target = job.unit, setup.folder(job.unit), targets.get(job.unit.target)
-    if job.recorded is None and (key(unit), unit.numerics) in _recorded(unit.target, [setup.store]):
+    if job.recorded is None and setup.store.has(key(unit), unit.numerics):
         return Ended("recorded", "recorded meanwhile by another command")
-    if setup.force or _read_note(folder).get("numerics") != unit.numerics:
-        _keep_only(folder, set())
-    started = datetime.now(UTC).isoformat(timespec="seconds")
-    clock = _Clock(folder, unit.numerics, tell)
+    note = workspace.begin(folder, unit.numerics, setup.provenance["dirty"])
+    clock = workspace.Clock(folder, note, lambda done, total, words: tell(Advanced(done, total, words)))
     context = Context(folder, setup.data_root, job.inputs, setup.device, setup.backend, clock.progress)
     outcome = crew.run(unit, context) if crew.member() else target.run(unit, context)
     clock.save()
-    record = _record(unit, outcome, target, setup, started, clock.seconds)
-    if job.recorded and not setup.force and record.correct != job.recorded.correct:
-        _keep_only(folder, set())
+    record = _record(unit, outcome, target, setup, note, clock.seconds)
+    if job.recorded and not note.again and record.correct != job.recorded.correct:
+        workspace.keep_only(folder, set())
         where = job.recorded.gpu or job.recorded.cpu
         raise ReproError(
             f"another network came out than the one recorded on {where}, which recorded units start from; "
             "run on such a machine (versions: see its record), or all units anew with --force"
         )
     setup.store.write(record)
-    _keep_only(folder, {target.artefact, _NOTE})
+    clock.save("done")
+    workspace.keep_only(folder, {target.artefact})
     return Ended("done", f"done in {duration(clock.seconds)}")
 
 
-def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, started: str, seconds: float) -> Record:
+def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, note: Note, seconds: float) -> Record:
     return Record(
         target=unit.target,
         scale=unit.scale,
@@ -398,9 +388,9 @@ def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, started:
         workers=setup.workers,
         wall_seconds=round(seconds, 2),
         images_per_second=round(outcome.images / seconds, 1),
-        started=started,
+        started=note.started,
         preregistration=setup.preregistration,
-        **setup.provenance,
+        **{**setup.provenance, "dirty": note.dirty},
     )
 
 
@@ -409,49 +399,3 @@ def _backend(setup: Setup) -> str | None:
     if "torch" not in sys.modules:
         return None
     return backends.get(None, setup.device).__name__.split(".")[1]  # type: ignore[attr-defined]
-
-
-# --- the folder of a unit ------------------------------------------------------------------------------------------
-
-_NOTE = "unit.json"
-
-
-class _Clock:
-    """Seconds that a unit has run, over all its resumptions; passes its progress on."""
-
-    def __init__(self, folder: Path, numerics: int, tell: Callable[[Advanced], None]) -> None:
-        self.folder, self.numerics, self.tell = folder, numerics, tell
-        self.before = _read_note(folder).get("seconds", 0.0)
-        self.start = self.told = monotonic()
-        self.save()
-
-    @property
-    def seconds(self) -> float:
-        return self.before + monotonic() - self.start
-
-    def progress(self, done: int, total: int, note: str) -> None:
-        now = monotonic()
-        if now - self.told >= SECONDS_BETWEEN_MESSAGES or done == total:
-            self.told = now
-            self.tell(Advanced(done, total, note))
-        if now - self.saved >= SECONDS_BETWEEN_NOTES:
-            self.save()
-
-    def save(self) -> None:
-        self.saved = monotonic()
-        note = {"numerics": self.numerics, "seconds": round(self.seconds, 2)}
-        write_text(self.folder / _NOTE, json.dumps(note))
-
-
-def _read_note(folder: Path) -> dict[str, Any]:
-    """Numerics that the files of the folder were made under and seconds spent on them; empty when unreadable."""
-    try:
-        return json.loads((folder / _NOTE).read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def _keep_only(folder: Path, names: set[str]) -> None:
-    for path in folder.iterdir():
-        if path.name not in names | {"lock"}:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -222,7 +222,10 @@ def _words(standing: tuple[str, str]) -> str:
 
 
 def _check_readme(places: Places, judged: Mapping[str, Sequence[Row]]) -> list[Problem]:
-    text = places.readme.read_text()
+    try:
+        text = places.readme.read_text("utf-8")
+    except FileNotFoundError:
+        return [Problem(places.readme.name, "missing; bring it back: git checkout")]
     try:
         new = renewed(text, judged)
     except ReproError as error:
@@ -255,21 +258,28 @@ def _with_block(text: str, name: str, table: str) -> str:
 # --- the baseline --------------------------------------------------------------------------------------------------
 
 
+BASELINE_HEADER = (*Claim.__dataclass_fields__, "verdict", "state")
+
+
 def standing(judged: Mapping[str, Sequence[Row]]) -> dict[Claim, tuple[str, str]]:
     """Verdict and state of every claim."""
     return {Claim.of(row): (row.verdict, row.state) for rows in judged.values() for row in rows}
 
 
 def read_baseline(path: Path) -> dict[Claim, tuple[str, str]]:
-    """Verdict and state of every claim as last accepted."""
-    with path.open(newline="") as file:
-        return {Claim(*fields[:6]): (fields[6], fields[7]) for fields in list(csv.reader(file))[1:]}
+    """Verdict and state of every claim as last accepted. Raises `ReproError` for a line that is none."""
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file))[1:]
+    for line, fields in enumerate(lines, 2):
+        if len(fields) != len(BASELINE_HEADER):
+            raise ReproError(f"{path.name}, line {line}: not a claim; bring the file back: git checkout")
+    return {Claim(*claim): (verdict, state) for *claim, verdict, state in lines}
 
 
 def write_baseline(path: Path, judged: Mapping[str, Sequence[Row]]) -> None:
     """Accept today's verdicts and states."""
-    header = [*Claim.__dataclass_fields__, "verdict", "state"]
-    write_text(path, csv_text(header, [[*astuple(claim), *stands] for claim, stands in standing(judged).items()]))
+    lines = [[*astuple(claim), *stands] for claim, stands in standing(judged).items()]
+    write_text(path, csv_text(BASELINE_HEADER, lines))
 
 
 # --- for other programs --------------------------------------------------------------------------------------------

@@ -92,6 +92,8 @@ def test_cuda_where_there_is_none_is_a_missing_device(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert call("counting --scale smoke --device cuda") == 3
     assert capsys.readouterr().err == "repro: no device cuda on this machine; leave out --device, or say --device cpu\n"
+    assert call("counting --scale smoke --device cpu:7") == 2
+    assert capsys.readouterr().err == "repro: no device 'cpu:7': did you mean cpu?\n"
 
 
 def test_an_internal_error_hints_at_debug_which_shows_where(
@@ -251,6 +253,20 @@ def test_a_killed_command_leaves_no_process_and_ends_with_equal_records(suite: S
     broken, unbroken = (Store(tmp_path / out / "records").read()[0] for out in ("runs", "unbroken"))
     assert [record.outcome() for record in broken] == [record.outcome() for record in unbroken]
     assert len(broken) == 4
+
+
+def test_a_reader_that_has_gone_ends_the_command_and_only_lost_messages_are_a_failure(
+    suite: Start, tmp_path: Path
+) -> None:
+    log = tmp_path / "runs/work/counting/smoke/log"
+    process = suite(*SLOW, "--set", "loud=yes")
+    wait_for(log)
+    process.stderr.close()
+    process.stdout.close()
+    assert process.wait(timeout=120) == 130
+    process = suite("counting")
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
 
 
 def wait_for(path: Path) -> None:

@@ -11,7 +11,7 @@ def git(folder: Path, *words: str) -> None:
     subprocess.run(["git", "-C", str(folder), *identity, *words], check=True, capture_output=True)
 
 
-def test_a_checkout_is_clean_until_a_file_changes(tmp_path: Path) -> None:
+def test_a_checkout_is_clean_until_its_code_changes(tmp_path: Path) -> None:
     git(tmp_path, "init")
     (tmp_path / "file").write_text("a")
     git(tmp_path, "add", "file")
@@ -19,7 +19,12 @@ def test_a_checkout_is_clean_until_a_file_changes(tmp_path: Path) -> None:
     head, dirty = hardware.commit(tmp_path)
     assert len(head) == 40
     assert not dirty
-    (tmp_path / "other").touch()
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "record.json").touch()
+    (tmp_path / "file").write_text("b")
+    assert hardware.commit(tmp_path) == (head, False)
+    (tmp_path / "repro").mkdir()
+    (tmp_path / "repro" / "module.py").touch()
     assert hardware.commit(tmp_path) == (head, True)
 
 

@@ -1,17 +1,17 @@
 """The runner with units that only count: what is skipped, resumed, ordered, kept back, and what a failure does."""
 
 import fcntl
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from repro import hardware, runner, targets
+from repro import hardware, runner, targets, workspace
 from repro.evidence.records import Store, pack
 from repro.runner import Report, Setup, plan
 from repro.targets import Target, Unit
+from repro.workspace import Note
 from tests.conftest import FAKES
 from tests.running import run_units
 
@@ -86,23 +86,22 @@ def test_every_unit_is_recorded_once_with_all_that_a_record_holds(done: Setup) -
     assert base.started.endswith("+00:00")
 
 
-def test_units_have_one_thread_on_one_core(target: Target, setup: Setup) -> None:
-    run_units(target, units(target), replace(setup, workers=2), limit=1)
-    (record,), _ = setup.store.read()
-    assert (record.values["threads"], record.values["cores"]) == (1, 1)
+def test_units_side_by_side_have_one_thread_on_one_core(done: Setup) -> None:
+    assert {(one.values["threads"], one.values["cores"]) for one in done.store.read()[0]} == {(1, 1)}
 
 
 def test_two_workers_are_two_processes_on_a_core_each(target: Target, setup: Setup) -> None:
     """Units that wait for each other end only if they run side by side."""
     run_units(target, units(target, 2, meet=2), replace(setup, workers=2))
-    by_unit = {(record.unit, record.seed): record.values for record in setup.store.read()[0]}
-    first, second = by_unit["base", 0], by_unit["loose", 0]
-    assert first["process"] != second["process"]
-    assert len({first["core"], second["core"]}) == min(2, len(hardware.cores()))
+    folder = setup.out / "work/counting/smoke"
+    first, second = ((folder / f"begun.{unit}.0").read_text().split() for unit in ("base", "loose"))
+    assert first[0] != second[0]
+    assert len({first[1], second[1]}) == min(2, len(hardware.cores()))
 
 
-def test_a_worker_alone_takes_whichever_core_is_free(target: Target, setup: Setup) -> None:
-    run_units(target, units(target), replace(setup, workers=1), limit=1)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_alone_takes_whichever_core_is_free(workers: int, target: Target, setup: Setup) -> None:
+    run_units(target, units(target), replace(setup, workers=workers), limit=1)
     (record,), _ = setup.store.read()
     assert (record.values["threads"], record.values["cores"]) == (1, len(hardware.cores()))
 
@@ -125,17 +124,36 @@ def test_running_again_skips_what_is_recorded_here_or_committed(target: Target, 
     assert len(log(done)) == 6
 
 
-def interrupt(setup: Setup, unit: Unit) -> None:
+def interrupt(setup: Setup, unit: Unit, **more: object) -> None:
     """Leave in its folder what a run that was killed after two of three steps does."""
     setup.folder(unit).mkdir(parents=True, exist_ok=True)
     (setup.folder(unit) / "checkpoint.txt").write_text("2")
-    (setup.folder(unit) / "unit.json").write_text(json.dumps({"numerics": unit.numerics, "seconds": 1.0}))
+    workspace.write(setup.folder(unit), Note(unit.numerics, 100.0, "2026-01-01T00:00:00+00:00", **more))
 
 
 def test_a_unit_that_was_killed_goes_on(target: Target, setup: Setup) -> None:
     interrupt(setup, units(target)[0])
     run_units(target, units(target), setup, limit=1)
     assert log(setup) == ["base 0 2"]
+    ((record,), _) = setup.store.read()
+    assert record.wall_seconds >= 100
+    assert record.started == "2026-01-01T00:00:00+00:00"
+    assert not record.dirty
+
+
+def test_a_unit_that_began_with_uncommitted_changes_stays_so(target: Target, setup: Setup) -> None:
+    interrupt(setup, units(target)[0], dirty=True)
+    run_units(target, units(target), setup, limit=1)
+    ((record,), _) = setup.store.read()
+    assert record.dirty
+
+
+def test_what_a_finished_run_took_is_not_counted_again(target: Target, done: Setup) -> None:
+    base = units(target)[0]
+    workspace.write(done.folder(base), Note(base.numerics, 100.0, state="done"))
+    next((done.out / "records/counting/smoke").glob("base*")).unlink()
+    assert names(run_units(target, units(target), done).units("done")) == ["base.0"]
+    assert [record.wall_seconds < 60 for record in done.store.read()[0]] == [True] * 4
 
 
 def test_forced_units_start_from_nothing(target: Target, done: Setup) -> None:
@@ -143,6 +161,23 @@ def test_forced_units_start_from_nothing(target: Target, done: Setup) -> None:
     report = run_units(target, units(target), replace(done, force=True))
     assert len(report.units("done")) == 4
     assert len(log(done)) == 12
+
+
+def test_a_forced_command_that_was_broken_off_goes_on(target: Target, done: Setup) -> None:
+    """Given again it runs what was left, forced or not; given once more it begins anew."""
+    forced = replace(done, force=True)
+    assert names(run_units(target, units(target), forced, limit=2).left) == ["thrice.0", "twice.0"]
+    base = units(target)[0]
+    interrupt(done, base, again=True)
+    (done.folder(base) / "total.txt").unlink()
+    before = len(log(done))
+    assert [job.unit.name for job in plan(target, units(target), done).todo] == ["base", "twice", "thrice"]
+    report = run_units(target, units(target), forced)
+    assert names(report.units("done")) == ["base.0", "thrice.0", "twice.0"]
+    assert names(report.skipped) == ["loose.0"]
+    assert log(done)[before:] == ["base 0 2"]
+    assert plan(target, units(target), done).todo == ()
+    assert len(plan(target, units(target), forced).todo) == 4
 
 
 def test_other_numerics_are_run_anew(target: Target, done: Setup) -> None:
@@ -153,12 +188,13 @@ def test_other_numerics_are_run_anew(target: Target, done: Setup) -> None:
     assert len(log(done)) == 12
 
 
-def test_an_artefact_of_other_numerics_is_not_started_from(target: Target, done: Setup) -> None:
+def test_an_artefact_of_other_numerics_or_of_a_broken_run_is_not_started_from(target: Target, done: Setup) -> None:
     base = units(target)[0]
     next((done.out / "records/counting/smoke").glob("thrice*")).unlink()
     assert [job.unit.name for job in plan(target, units(target), done).todo] == ["thrice"]
-    (done.folder(base) / "unit.json").write_text(json.dumps({"numerics": 0, "seconds": 1.0}))
-    assert [job.unit.name for job in plan(target, units(target), done).todo] == ["base", "thrice"]
+    for note in (Note(base.numerics - 1, state="done"), Note(base.numerics, state="running")):
+        workspace.write(done.folder(base), note)
+        assert [job.unit.name for job in plan(target, units(target), done).todo] == ["base", "thrice"]
 
 
 def test_what_another_command_recorded_meanwhile_is_not_run(target: Target, setup: Setup, done: Setup) -> None:
@@ -247,21 +283,6 @@ def test_a_truncated_record_is_made_again(target: Target, done: Setup) -> None:
     path.write_text(path.read_text()[:100])
     assert names(run_units(target, units(target), done).units("done")) == ["thrice.0"]
     assert Store(done.out / "records").read()[1] == []
-
-
-def test_seconds_of_all_resumptions_are_counted(target: Target, setup: Setup) -> None:
-    unit = units(target)[0]
-    clock = runner._Clock(_folder(setup, unit), unit.numerics, lambda word: None)
-    clock.before = 100
-    clock.save()
-    run_units(target, units(target), setup, limit=1)
-    (record,), _ = setup.store.read()
-    assert record.wall_seconds >= 100
-
-
-def _folder(setup: Setup, unit: Unit) -> Path:
-    setup.folder(unit).mkdir(parents=True)
-    return setup.folder(unit)
 
 
 def test_nothing_to_do_is_a_report_too(setup: Setup) -> None:

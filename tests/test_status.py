@@ -14,7 +14,7 @@ from repro.accept import accept
 from repro.cli import main
 from repro.errors import ReproError
 from repro.evidence.claims import Row
-from repro.evidence.records import Record
+from repro.evidence.records import Record, pack
 from repro.places import Places
 from repro.runner import Setup
 from repro.targets import Target, planned
@@ -107,6 +107,38 @@ def test_nothing_is_accepted_of_uncommitted_code(places: Places, target: Target,
     assert len(places.local.read()[0]) == 12
 
 
+def test_a_start_is_accepted_with_all_that_starts_from_it(
+    accepted: Places, target: Target, recorded: Callable[[str], list[Record]]
+) -> None:
+    """`twice` and `thrice` start from `base`: arms are compared because they share their start."""
+    other = pack([False, False, True])
+    of_seed = [replace(record, correct={"total": other}) for record in recorded("cpu") if record.seed == 1]
+    for record in of_seed:
+        if record.unit in ("base", "twice"):
+            accepted.local.write(record)
+    with pytest.raises(ReproError, match=r"cpu/base\.1\.\w+ is another network than the committed one, which .*thrice"):
+        accept(accepted, target, print)
+    assert len(accepted.local.read()[0]) == 2
+    assert problems(accepted) == []
+    for record in of_seed:
+        accepted.local.write(record)
+    accept(accepted, target, print)
+    assert accepted.local.read() == ([], [])
+
+
+def test_a_record_that_was_replaced_while_it_was_accepted_stays(
+    places: Places, target: Target, run: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run()
+    first = places.local.read()[0][0]
+    render = type(target).render
+    monkeypatch.setattr(
+        type(target), "render", lambda *given: places.local.write(replace(first, threads=7)) and render(*given)
+    )
+    accept(places, target, print)
+    assert [record.threads for record in places.local.read()[0]] == [7]
+
+
 def test_smoke_runs_are_accepted_only_when_asked_for(places: Places, target: Target, run: Callable[..., None]) -> None:
     run(scale="smoke")
     accept(places, target, print)
@@ -160,6 +192,8 @@ def test_the_check_compares_the_readme(accepted: Places) -> None:
     text = accepted.readme.read_text()
     accepted.readme.write_text(text.replace("2 holds", "3 holds"))
     assert problems(accepted) == ["README.md: its tables are not today's; python -m repro accept TARGET renews them"]
+    accepted.readme.unlink()
+    assert problems(accepted) == ["README.md: missing; bring it back: git checkout"]
     accepted.readme.write_text("# Title")
     lines = "<!-- claims:begin --> and <!-- claims:end -->"
     assert problems(accepted) == [f"README.md: no claims table in it; add the lines {lines}"]
@@ -187,6 +221,9 @@ def test_the_check_compares_every_claim_with_the_baseline(accepted: Places, caps
     assert main(["status", "--accept-baseline"], accepted) == 0
     assert accepted.baseline.read_text() == text
     assert main(["status", "--check"], accepted) == 0
+    accepted.baseline.write_text(text.replace("counting", "<<<<<<< HEAD\ncounting", 1))
+    assert main(["status", "--check"], accepted) == 3
+    assert "baseline.csv, line 2: not a claim; bring the file back: git checkout" in capsys.readouterr().err
     accepted.baseline.unlink()
     assert problems(accepted) == [f"baseline.csv: missing; {remedy}"]
 

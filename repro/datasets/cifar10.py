@@ -183,10 +183,9 @@ def _from_pickles(root: Path) -> Iterator[tuple[str, Rows]]:
     from torchvision.datasets import CIFAR10 as Layout
 
     for name, digest in Layout.train_list + Layout.test_list:
-        try:
-            body = (folder / name).read_bytes()
-        except FileNotFoundError as error:
-            raise files.SourceError(f"{name} is missing") from error
+        if not (folder / name).is_file():
+            raise files.SourceError(f"{name} is missing")
+        body = files.read(folder / name)
         if files.md5(body) != digest:
             raise _altered(folder / name)
         batch = pickle.loads(body, encoding="latin1")

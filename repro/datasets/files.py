@@ -27,7 +27,8 @@ def quiet(line: str) -> None:
 def root(data_root: Path | str | None = None) -> Path:
     """The folder that holds all data: the argument, else `REPRO_DATA`, else `repro` in the user's cache folder.
 
-    The cache folder is `XDG_CACHE_HOME`, by default `~/.cache`. Nothing is created here.
+    The cache folder is `XDG_CACHE_HOME`, by default `~/.cache`. Nothing is created here. Raises `ReproError` for the
+    home of a user that there is not.
 
     >>> root("/data")
     PosixPath('/data')
@@ -36,7 +37,10 @@ def root(data_root: Path | str | None = None) -> Path:
         data_root = os.environ.get("REPRO_DATA") or None
     if data_root is None:
         data_root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "repro"
-    return Path(data_root).expanduser().absolute()
+    try:
+        return Path(data_root).expanduser().absolute()
+    except RuntimeError as error:
+        raise ReproError(f"{data_root}: no such home; name another folder by --data-root or REPRO_DATA") from error
 
 
 def md5(body: bytes | memoryview) -> str:

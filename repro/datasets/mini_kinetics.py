@@ -123,9 +123,11 @@ def _listed(split: str, classes: int, data_root: Path | str | None) -> list[List
     path = files.root(data_root) / FOLDER / f"{split}.txt"
     if not path.is_file():
         raise ReproError(f"Mini-Kinetics is not here: there is no file {path}; {REMEDY}")
-    clips = [
-        _parsed(line, path, number) for number, line in enumerate(path.read_text().splitlines(), 1) if line.strip()
-    ]
+    try:
+        lines = files.read(path).decode("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ReproError(f"{path} is not UTF-8: convert it") from error
+    clips = [_parsed(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
     found = {clip.label for clip in clips}
     if found != set(range(classes)):
         raise ReproError(
@@ -138,8 +140,8 @@ def _listed(split: str, classes: int, data_root: Path | str | None) -> list[List
 
 def _parsed(line: str, path: Path, number: int) -> Listed:
     """Names may hold blanks: a line is read from its end."""
-    *name, frames, label = line.rsplit(maxsplit=2)
     try:
+        *name, frames, label = line.rsplit(maxsplit=2)
         if name and frames.isdigit():
             return Listed(path.parent / name[0], int(frames), int(label))
         return Listed(path.parent / line.rsplit(maxsplit=1)[0], None, int(label))

@@ -39,8 +39,9 @@ def power(n: int, effect: float, sd: float, confidence: float = 0.95, comparison
 
         E Phi(d - t S / sd) + Phi(-d - t S / sd),   d = effect sqrt(n) / sd
 
-    with (n - 1) S^2 / sd^2 chi-squared of n - 1 degrees and t the quantile of (1 - confidence) / comparisons (Bonferroni): the tails of a noncentral t distribution, which
-    libraries give as NaN where one is tiny. Raises `ValueError` for fewer than two seeds or an sd that is not positive.
+    with (n - 1) S^2 / sd^2 chi-squared of n - 1 degrees and t the quantile of (1 - confidence) / comparisons
+    (Bonferroni): the tails of a noncentral t distribution, which libraries give as NaN where one is tiny. Raises
+    `ValueError` for fewer than two seeds or an sd that is not positive.
 
     >>> round(power(20, effect=0.5, sd=0.7), 2)
     0.86

@@ -273,6 +273,22 @@ class Store:
             raise StoreError(f"{self.folder}: cannot keep record {record.key}: {error.strerror or error}") from error
         return path
 
+    def forget(self, record: Record) -> None:
+        """Delete a record, unless another of the same key has taken its place."""
+        path = self.path(record)
+        try:
+            if load(path) == record:
+                path.unlink(missing_ok=True)
+        except RecordError:
+            pass
+
+    def has(self, key: str, numerics: int) -> bool:
+        """Whether a record of this key and these numerics is here and can be used."""
+        try:
+            return load(Path(self.folder) / f"{key}.json").numerics == numerics
+        except RecordError:
+            return False
+
     @contextmanager
     def _partial(self) -> Iterator[IO[bytes]]:
         """The temporary file, empty and locked.

@@ -40,6 +40,11 @@ class TestRoot:
         assert datasets.root() == Path("/users/me/.cache/repro")
 
 
+def test_the_home_of_nobody_is_a_line() -> None:
+    with pytest.raises(ReproError, match=r"~nobody-here/data: no such home; name another folder by --data-root"):
+        files.root("~nobody-here/data")
+
+
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     files.write(path, b"old")

@@ -85,6 +85,10 @@ def test_absent_or_incomplete_it_says_in_a_line_what_to_do(tmp_path: Path) -> No
     (tmp_path / "mini_kinetics/frames/class 0/val0/00002.jpg").unlink()
     with pytest.raises(ReproError, match=r"00002\.jpg cannot be read: mend it"):
         MiniKinetics("val", frames=3, classes=3, data_root=tmp_path).plain(0)
-    (tmp_path / "mini_kinetics/val.txt").write_text("folder six\n")
-    with pytest.raises(ReproError, match=r"val\.txt, line 1: expected FOLDER FRAMES CLASS, or VIDEO CLASS"):
+    for line in ("folder six", "folder"):
+        (tmp_path / "mini_kinetics/val.txt").write_text(f"{line}\n")
+        with pytest.raises(ReproError, match=r"val\.txt, line 1: expected FOLDER FRAMES CLASS, or VIDEO CLASS"):
+            MiniKinetics("val", classes=3, data_root=tmp_path)
+    (tmp_path / "mini_kinetics/val.txt").write_bytes("caf\u00e9 8 0\n".encode("latin-1"))
+    with pytest.raises(ReproError, match=r"val\.txt is not UTF-8: convert it"):
         MiniKinetics("val", classes=3, data_root=tmp_path)

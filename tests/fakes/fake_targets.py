@@ -54,8 +54,6 @@ class Counting:
             "total": float(total),
             "threads": float(os.environ["OMP_NUM_THREADS"]),
             "cores": float(len(os.sched_getaffinity(0))),
-            "core": float(min(os.sched_getaffinity(0))),
-            "process": float(os.getpid()),
             "on_reference": float(os.environ.get("REPRO_BACKEND") == "reference"),
         }
         return Outcome(values, values, {"total": np.array([True, False, True])}, [{"step": total}], images=total)
@@ -104,10 +102,11 @@ def fail(unit: Unit) -> None:
 
 
 def meet(unit: Unit, context: Context) -> None:
-    """Wait until as many units as the setting `meet` says have begun."""
-    (context.folder / "begun").touch()
+    """Say in which process and on which core; wait until as many units as the setting `meet` says have done so."""
+    where = f"{os.getpid()} {min(os.sched_getaffinity(0))}"
+    (context.folder.parent / f"begun.{unit.name}.{unit.seed}").write_text(where)
     deadline = time.monotonic() + 60
-    while len(list(context.folder.parent.glob("*/begun"))) < int(unit.settings["meet"] or 1):
+    while len(list(context.folder.parent.glob("begun.*"))) < int(unit.settings["meet"] or 1):
         if time.monotonic() > deadline:
             raise TimeoutError("nobody else came")
         time.sleep(0.01)
