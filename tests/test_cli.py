@@ -13,11 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from repro import datasets, targets
+from repro import datasets, evaluate, targets
 from repro.cli import main
 from repro.errors import ReproError
+from repro.evidence.preregistration import preregistered
 from repro.evidence.records import Store
 from repro.networks import onnx_export
+from repro.places import PREREGISTRATION, Places
 
 pytestmark = pytest.mark.usefixtures("coarse", "fakes", "here")
 Start = Callable[..., subprocess.Popen[str]]
@@ -203,6 +205,20 @@ def test_a_record_of_a_later_version_is_not_replaced(capsys: pytest.CaptureFixtu
     assert err.count("\n") == 1
     assert call("counting") == 0
     assert path.read_text() == later
+
+
+def test_what_a_command_asks_for_reaches_its_runner_with_the_plan_of_its_study(tmp_path: Path) -> None:
+    asked = evaluate.Request(scale="smoke", force=True, backend="eager", workers=3, data_root=tmp_path)
+    setup = evaluate._setup(targets.get("table1"), asked, Places(out=tmp_path / "out"))
+    assert (setup.force, setup.backend, setup.workers, setup.data_root) == (True, "eager", 3, tmp_path)
+    assert setup.out == tmp_path / "out"
+    assert setup.preregistration == preregistered(PREREGISTRATION, "table1")[1] != ""
+
+
+def test_a_forced_command_runs_all_anew(tmp_path: Path) -> None:
+    for lines in (6, 12):
+        assert call("counting --scale smoke --force") == 0
+        assert len((tmp_path / "runs/work/counting/smoke/log").read_text().splitlines()) == lines
 
 
 # --- with a real process -------------------------------------------------------------------------------------------

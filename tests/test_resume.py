@@ -69,5 +69,6 @@ def test_killed_and_started_again_equals_unbroken(tmp_path: Path) -> None:
     expected, found = records(unbroken), records(broken)
     assert {record.unit for record in found.values()} == {"fp32", "individual_8"}
     assert expected.keys() == found.keys()
+    assert {record.backend for record in found.values()} == {"fused"}
     for key, record in expected.items():
         assert found[key].outcome() == record.outcome()

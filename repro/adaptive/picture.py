@@ -15,6 +15,7 @@ from repro.published import PublishedTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 RENDERER = 2
 """Raised when the drawing changes."""
@@ -23,7 +24,14 @@ COLUMNS = 4
 
 
 def draw(title: str, printed: PublishedTable, evidence: Evidence, stem: Path) -> list[Path]:
-    """Write the picture of a table as PNG and SVG, and return their paths.
+    """Write the picture of a table as PNG and SVG, and return their paths."""
+    records = [record for scale in evidence.scales for record in evidence.at(scale)]
+    mark = fingerprint(renderer=RENDERER, records=records, published=["tables"])
+    return save_figure(picture(title, printed, evidence), stem, mark)
+
+
+def picture(title: str, printed: PublishedTable, evidence: Evidence) -> Figure:
+    """The picture of a table.
 
     A panel shows one method's top-1 in percent at each bit-width: printed values in grey with open markers, ours as
     mean and standard deviation over seeds; the thin line is our Individual's.
@@ -47,9 +55,7 @@ def draw(title: str, printed: PublishedTable, evidence: Evidence, stem: Path) ->
         figure.suptitle(title, x=0.01, ha="left")
         figure.supxlabel("bits of weights and activations")
         figure.supylabel("top-1 (%)")
-    records = [record for source in sources for record in evidence.at(source.scale)]
-    mark = fingerprint(renderer=RENDERER, records=records, published=["tables"])
-    return save_figure(figure, stem, mark)
+    return figure
 
 
 def _panel(axes: Axes, printed: PublishedTable, method: str, sources: Sequence[Measured]) -> None:

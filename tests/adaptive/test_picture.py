@@ -1,8 +1,11 @@
 """The picture of a table: every method has a panel, and what is not recorded says so."""
 
+from dataclasses import replace
+
 import pytest
 
 from repro.adaptive import picture
+from repro.adaptive.methods import METHODS
 from repro.evidence.render import read_fingerprint
 from repro.targets import get
 from tests.adaptive.test_claims import kept
@@ -17,6 +20,32 @@ def test_records_of_table_1_as_a_picture(tmp_path) -> None:
     assert read_fingerprint(png) == read_fingerprint(svg)
     other, _ = picture.draw(target.title, target.published, evidence(target), tmp_path / "empty")
     assert read_fingerprint(other) != read_fingerprint(png)
+
+
+def test_every_method_has_a_panel_with_the_print_ours_and_individual() -> None:
+    target = get("table1")
+    printed = target.published
+    panels = {
+        axes.get_title("left"): axes for axes in picture.picture(target.title, printed, kept()).axes if axes.lines
+    }
+    assert list(panels) == [METHODS[method].label for method in printed.methods]
+    for method in printed.methods:
+        axes = panels[METHODS[method].label]
+        lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+        assert lines["published"] == [float(printed.cell(method, bits)) for bits in printed.bits]
+        assert ("Individual, cpu scale" in lines) == (method != "individual")
+        (bars,) = axes.containers
+        expected = [10.1] * 4 if method == "dq32" else [90.1] * 3 + [80.1]
+        assert bars[0].get_ydata() == pytest.approx(expected)
+        assert not axes.texts
+
+
+def test_what_is_not_recorded_says_so() -> None:
+    target, found = get("table1"), kept()
+    fewer = replace(found, records=tuple(record for record in found.records if record.unit != "joint"))
+    figure = picture.picture(target.title, target.published, fewer)
+    said = {axes.get_title("left"): [text.get_text() for text in axes.texts] for axes in figure.axes if axes.texts}
+    assert said == {METHODS["joint"].label: ["not recorded"]}
 
 
 def test_a_table_without_records_has_no_picture(tmp_path) -> None:
