@@ -58,13 +58,7 @@ def _choose(name: str | None, preset: str | None, device: Any) -> Backend:
         raise BackendUnavailableError(f"backend 'reference' computes on the CPU, not on {device}: ask for 'eager'")
     if asked == "fused" and kind not in (None, *AUTOMATIC):
         raise BackendUnavailableError(f"backend 'fused' has no kernels for {device}: ask for 'eager'")
-    try:
-        module = import_module(f"backends.{asked}")
-    except ModuleNotFoundError as error:
-        if error.name != f"backends.{asked}":
-            raise
-        raise BackendUnavailableError(f"backend {asked!r} is not built yet: ask for 'eager'") from None
-    return cast(Backend, module)
+    return cast(Backend, import_module(f"backends.{asked}"))
 
 
 def _automatic(kind: str | None) -> str:

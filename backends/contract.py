@@ -67,11 +67,15 @@ class ScalerError(ValueError):
 
 
 class UnknownNameError(ValueError):
-    """No backend or scaler of this name."""
+    """No backend or scaler of this name. A command ends with 2."""
+
+    exit_code = 2
 
 
 class BackendUnavailableError(RuntimeError):
-    """The backend asked for is known, but cannot serve here."""
+    """The backend asked for is known, but cannot serve here. A command ends with 3."""
+
+    exit_code = 3
 
 
 class Gradients(NamedTuple):
@@ -207,7 +211,7 @@ def register_scaler(name: str, *, alpha: float | None = None) -> Callable[[Scale
     """
 
     def register(function: ScalerFunction) -> ScalerFunction:
-        if name in SCALERS + NOISE_CONTROLS or name in _registered:
+        if name in BUILT_IN or name in _registered:
             raise ValueError(f"a scaler named {name!r} exists already")
         _registered[name] = _Registered(function, alpha)
         return function

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from repro import status
+from repro import status, workspace
 from repro.errors import ReproError
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
@@ -35,6 +35,7 @@ def accept(places: Places, target: Target, say: Callable[[str], None], scale: st
         raise ReproError(f"{target.name} {scale}: nothing of it is recorded; first {remedy}")
     _check(_all(moved))
     for each in scales:
+        _check_whole(places, planned(target, each))
         _check_starts(planned(target, each), moved[each], _current(there, each))
         lacking = [unit for unit in planned(target, each) if key(unit) not in moved[each] | _current(there, each)]
         if lacking:
@@ -70,6 +71,13 @@ def _check(records: list[Record]) -> None:
             raise ReproError(f"{record.key} was made with uncommitted changes on {record.commit[:12]}; {remedy}")
 
 
+def _check_whole(places: Places, units: list[Unit]) -> None:
+    for unit in units:
+        note = workspace.read(places.work / key(unit))
+        if note and note.unfinished:
+            raise ReproError(f"{key(unit)} was to run again (--force) and has not: give the same command again first")
+
+
 def _check_starts(units: list[Unit], moved: dict[str, Record], kept: dict[str, Record]) -> None:
     """Units of one seed are compared because they share their start: a new one is taken with all that start from it."""
     keys = {(unit.name, unit.seed): key(unit) for unit in units}
@@ -80,7 +88,7 @@ def _check_starts(units: list[Unit], moved: dict[str, Record], kept: dict[str, R
             if start in moved and start in kept and moved[start].correct != kept[start].correct:
                 raise ReproError(
                     f"{start} is another network than the committed one, which {key(unit)} started from: "
-                    "run with --force all that starts from it, or remove it from this machine's records"
+                    "run with --force all that starts from it, or remove it and these from this machine's records"
                 )
 
 

@@ -44,15 +44,7 @@ PATH = Folder(path_type=Path)
 def main(arguments: Sequence[str], places: Places | None = None) -> int:
     """Run one command; gives its exit code. Every error is one line on stderr, with a traceback after `--debug`."""
     try:
-        code = cli.main(list(arguments), prog_name=COMMAND, standalone_mode=False, obj=places or Places())
-        sys.stdout.flush()
-        return code or 0
-    except click.ClickException as error:
-        say(" ".join(error.format_message().split()))
-        return UsageError.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        say("interrupted; work is saved: give the same command again to go on")
-        return INTERRUPTED
+        return _called(arguments, places or Places())
     except (BrokenPipeError, SystemExit):  # click makes the one of the other
         # A reader of the output has seen enough; where nobody reads messages any more, work is broken off.
         gone = [stream for stream in (sys.stdout, sys.stderr) if _is_broken(stream)]
@@ -61,6 +53,21 @@ def main(arguments: Sequence[str], places: Places | None = None) -> int:
         for stream in gone:
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         return INTERRUPTED if sys.stderr in gone else 0
+
+
+def _called(arguments: Sequence[str], places: Places) -> int:
+    try:
+        code = cli.main(list(arguments), prog_name=COMMAND, standalone_mode=False, obj=places)
+        sys.stdout.flush()
+        return code or 0
+    except click.ClickException as error:
+        say(" ".join(error.format_message().split()))
+        return UsageError.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        say("interrupted; work is saved: give the same command again to go on")
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
     except Exception as error:
         code, line = explain(error)
         if "--debug" in arguments:
@@ -155,7 +162,7 @@ def set_option(command: Command) -> Command:
                 raise UsageError(f"--set {key}: given twice")
         return {key: text.partition("=")[2] for key, text in zip(keys, texts, strict=True)}
 
-    help = "Change a setting."
+    help = "Change a setting, as in alpha_start=8; an unknown KEY names those there are."
     return click.option("--set", "changes", multiple=True, callback=changes, metavar="KEY=VALUE", help=help)(command)
 
 
@@ -186,7 +193,7 @@ def _shard(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int,
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--data-root", type=PATH, help="Folder of the data sets [REPRO_DATA, or the user's cache].")
 @out_option
-@click.option("--force", is_flag=True, help="Run recorded units too, from their start.")
+@click.option("--force", is_flag=True, help="Run recorded units too, anew; if broken off, go on.")
 @click.option("--dry-run", is_flag=True, help="Only say what would run.")
 @click.option("--limit", type=AT_LEAST_ONE, metavar="UNITS", help="Run at most so many units of a target.")
 @click.option("--shard", default="1/1", callback=_shard, metavar="i/n", help="Run the i-th of n shares of the seeds.")
@@ -195,7 +202,7 @@ def _shard(ctx: click.Context, option: click.Parameter, text: str) -> tuple[int,
 @click.option("--debug", is_flag=True, help="Show tracebacks.")
 @click.pass_context
 def run(ctx: click.Context, names: tuple[str, ...], dry_run: bool, as_json: bool, **options: Any) -> int:
-    """Judge what is recorded of each TARGET; with --scale, first train what is missing."""
+    """Judge what is recorded of each TARGET; with --scale, first train what is missing. Without, nothing is trained."""
     from repro import crew, evaluate
 
     request = evaluate.Request(**options)
@@ -307,7 +314,7 @@ def accept(ctx: click.Context, target: str, scale: str | None) -> None:
 def plan(ctx: click.Context, target: str, effect: float, power: float, as_json: bool, **options: Any) -> None:
     """Seeds and hours that it takes to see an effect in TARGET, at the spread and speed of its records.
 
-    Of a pilot with other seeds or settings, with the options that it was run with.
+    For a pilot, repeat its --seeds and --set.
     """
     from repro import evaluate
     from repro.plan import as_text, plan
@@ -337,9 +344,15 @@ def data(names: tuple[str, ...], data_root: Path | None) -> None:
 
 @cli.command()
 @click.option("--network", default="efficientnet_lite0", show_default=True, help="A pretrained network.")
-@click.option("--method", default="percentile", show_default=True, help="max, percentile, entropy or mse: of inputs.")
-@click.option("--bits", type=click.IntRange(2, 8), default=8, show_default=True, help="Width of weights and inputs.")
-@click.option("--weights", type=click.Choice(["channel", "tensor"]), default="channel", show_default=True)
+@click.option(
+    "--method", default="percentile", show_default=True, help="Calibrator of inputs: max, percentile, entropy or mse."
+)
+@click.option(
+    "--bits", type=click.IntRange(2, 8), default=8, show_default=True, help="Bit-width of weights and inputs."
+)
+@click.option(
+    "--weights", type=click.Choice(["channel", "tensor"]), default="channel", show_default=True, help="Per what."
+)
 @click.option("--images", type=click.IntRange(2, 10_000), default=64, show_default=True, help="CIFAR-10 images to use.")
 @click.option("--data-root", type=PATH, help="Folder of the data sets [REPRO_DATA, or the user's cache].")
 @json_option
@@ -347,7 +360,7 @@ def data(names: tuple[str, ...], data_root: Path | None) -> None:
 def calibrate(
     network: str, method: str, bits: int, weights: str, images: int, data_root: Path | None, as_json: bool
 ) -> None:
-    """Ranges of a pretrained network that is not trained again, and what they cost it."""
+    """Post-training quantization of a pretrained network: ranges of its inputs, and what they cost it."""
     from backends import ENVIRONMENT_VARIABLE
     from repro import evaluate
     from repro.ptq import once

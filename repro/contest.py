@@ -6,8 +6,8 @@ plain distillation from the highest bit-width, is compared with it by seed:
 
     d = acc_2(arm) - acc_2(distilled),    d -+ c s / sqrt(n), c for all arms at once
 
-Six arms are confirmatory: planned, n fixed, the test set read once. The rest of the grid is exploratory and runs
-afterwards, on fewer seeds. The half-size protocol, numbered:
+Six arms, the control among them, are confirmatory: planned, n fixed, the test set read once. The rest of the grid is
+exploratory and runs afterwards, on fewer seeds. The half-size protocol, numbered:
 
 1. `cpu`: width 8 (Table 1: 16 at this scale, 64 in print), stem of stride 2, 12 FP32 and 3 quantized epochs on 10,000
    training images, which are the same for all seeds: intervals are over starts and orders.
@@ -16,7 +16,8 @@ afterwards, on fewer seeds. The half-size protocol, numbered:
    So the arm CoQuant is not Table 1's, whose losses add up.
 3. All arms share learning rates, and none was tuned for an arm: the weights' was chosen from two values for an
    individual 2-bit network, on images held out. What the paper leaves open is varied instead: CoQuant has six sets of
-   constants, plain distillation three. That p may start at one half comes from trials that were tested on the test set.
+   constants, plain distillation three. That p, the probability that a block is not swapped, may start at one half comes
+   from trials that were tested on the test set.
 4. Weights have Table 1's nested codes; the study `identification` is about others.
 5. Any Precision differs from plain distillation in three things: its teacher, the next higher bit-width; no labels
    below 8 bits; one clip level for all bit-widths, which learns from four gradients at the full rate.
@@ -35,7 +36,7 @@ from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import BITS, FLOAT, FLOAT_BITS, METHODS, Method, Recipe
 from repro.adaptive.problems import HELD_OUT_CIFAR10, RESNET18, Problem
 from repro.adaptive.settings import ARTEFACT, SETTINGS, START, Setting, check, of_unit
-from repro.adaptive.table import own_settings
+from repro.adaptive.table import of_method, own_settings
 from repro.evidence.claims import Contrast, Row, judge_interval
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import FEWEST_FLIPPED, Interval, paired_difference, pairing, simultaneous
@@ -114,9 +115,9 @@ class Contest:
         names = [*PROBLEM.settings, *START, "test_once"]
         if arm is None:
             return Unit(self.name, scale, FLOAT, seed, {name: settings[name] for name in names}, NUMERICS)
-        names += [*own_settings(arm), *(["matched_loss"] if arm.recipe.teacher and arm.recipe.soft_target else [])]
+        names += ["matched_loss"] if arm.recipe.teacher and arm.recipe.soft_target else []
         _, _, changed = CONSTANTS.get(arm.name, (arm, "", {}))
-        own = of_unit(settings, names) | changed
+        own = of_unit(settings, names) | of_method(settings, arm) | changed
         return Unit(self.name, scale, arm.name, seed, own, NUMERICS, (FLOAT,))
 
     def run(self, unit: Unit, context: Context) -> Outcome:

@@ -101,17 +101,11 @@ def check_device(request: Request) -> None:
 
 
 def check_backend(name: str | None, device: str) -> None:
-    """Raise `ReproError` for a backend that there is not, or that cannot compute on the device; None is automatic."""
-    if not name:
-        return
-    import backends
+    """Raise what `backends.get` does for one that there is not, or not on the device; None is automatic."""
+    if name:
+        import backends
 
-    try:
         backends.get(name, device)
-    except backends.UnknownNameError as error:
-        raise UsageError(str(error)) from error
-    except backends.BackendUnavailableError as error:
-        raise ReproError(str(error)) from error
 
 
 def units(target: Target, request: Request) -> list[Unit]:
@@ -139,10 +133,13 @@ def outlook(target: Target, request: Request, places: Places) -> str:
     words = [f"{head}: {len(jobs)} units to run, {len(work.skipped)} recorded"]
     if jobs and (data := _data(target, jobs[0].unit)):
         words.append(f"  data: {', '.join(data)}")
-    again = "; recorded, and trained again for its weights"
-    return "\n".join(
-        [*words, *(f"  {job.unit.name}, seed {job.unit.seed}{again * bool(job.recorded)}" for job in jobs)]
-    )
+    return "\n".join([*words, *(f"  {job.unit.name}, seed {job.unit.seed}{_why_again(job)}" for job in jobs)])
+
+
+def _why_again(job: runner.Job) -> str:
+    if job.recorded is None:
+        return ""
+    return f"; recorded, and run again {'as --force asked' if job.asked else 'for its weights'}"
 
 
 def train(target: Target, request: Request, places: Places, say: Say) -> int:
@@ -153,6 +150,8 @@ def train(target: Target, request: Request, places: Places, say: Say) -> int:
     if not request.scale:
         return 0
     work = _plan(target, request, places)
+    if not request.force and (again := sum(bool(job.asked) for job in work.todo)):
+        say(f"{target.name}: {again} recorded units run again, as an earlier --force asked")
     if work.todo:
         write_text(places.out / ".writable", "").unlink(missing_ok=True)
         try:

@@ -23,7 +23,6 @@ import numpy as np
 import backends
 from backends import reference
 from backends.contract import NOISE_CONTROLS, SCALERS, Scaler, scaler_names
-from repro.errors import ReproError, UsageError
 from repro.evidence import render
 from repro.evidence.claims import Row, judge_arithmetic, rollup
 from repro.evidence.collection import Evidence
@@ -225,16 +224,8 @@ class Figure2:
     backend: str = "reference"
 
     def with_backend(self, name: str) -> Figure2:
-        """The same figure computed by another backend.
-
-        Raises `UsageError` for an unknown one, `ReproError` for one that cannot serve here.
-        """
-        try:
-            backends.get(name)
-        except backends.UnknownNameError as error:
-            raise UsageError(str(error)) from error
-        except backends.BackendUnavailableError as error:
-            raise ReproError(str(error)) from error
+        """The same figure computed by another backend; raises what `backends.get` does."""
+        backends.get(name)
         return replace(self, backend=name)
 
     def units(self, scale: str, seeds: int, settings: Mapping[str, Scalar]) -> list[Unit]:

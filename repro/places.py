@@ -39,6 +39,11 @@ class Places:
         """Records made on this machine."""
         return Store(self.out / "records")
 
+    @property
+    def work(self) -> Path:
+        """Folders of the units that were run on this machine."""
+        return self.out / "work"
+
     def renders(self, target: Target) -> Path:
         """Folder of the target's committed renders: `tables/` or `figures/`."""
         return self.root / f"{target.kind}s"

@@ -74,7 +74,7 @@ def _planned(source: str, design: Design, effect: float, wanted: float) -> Plann
         source,
         design.sd,
         design.n,
-        power(design.n, effect, design.sd),
+        power(design.n, effect, design.sd) if design.n >= design.fewest else 0.0,
         alone,
         alone * design.seconds / 3600,
         design.comparisons,

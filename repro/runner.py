@@ -22,6 +22,7 @@ from typing import Any, Literal
 import backends
 from repro import crew, hardware, targets, workspace
 from repro.errors import INTERNAL, ReproError, explain
+from repro.evidence.canonical import short_digest
 from repro.evidence.records import Record, Store, pack, settings_hash
 from repro.progress import Lines, Reporter, duration, label
 from repro.targets import Context, Outcome, Target, Unit
@@ -63,11 +64,13 @@ def key(unit: Unit) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """A unit to run, the folders of the units it starts from, and its record where it runs although it has one."""
+    """A unit to run, the folders of the units it starts from, its record where it runs although it has one, and the
+    forced command, if any, that it runs for."""
 
     unit: Unit
     inputs: Mapping[str, Path]
     recorded: Record | None
+    asked: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,25 +86,28 @@ def plan(
 ) -> Plan:
     """Divide `units` (required ones first) into those to run and those recorded here or in any of `stores`.
 
-    A recorded unit is run again where one to run needs its artefact and the file is not on this machine; where forced;
-    and where it was, and has not ended since: only such units are left of a forced command that is given again. Shard
-    `(i, n)` keeps every n-th seed, so that a unit and what it requires stay together.
+    A recorded unit is run again where one to run needs its artefact and the file is not on this machine, and where a
+    forced command asks for it or did and was broken off: of one that is given again, for the same units by the same
+    code, what has not ended is left. Shard `(i, n)` keeps every n-th seed, so that a unit and what it requires stay
+    together.
     """
     index, count = shard
     mine = {(unit.name, unit.seed): unit for unit in units if unit.seed % count == index - 1}
     notes = {identity: workspace.read(setup.folder(unit)) for identity, unit in mine.items()}
-    again = {identity for identity, note in notes.items() if note and note.unfinished_again}
-    if setup.force and not again:
-        again = set(mine)
+    asked = {identity: note.unfinished for identity, note in notes.items() if note and note.unfinished}
+    if setup.force:
+        command = short_digest([setup.provenance["commit"], sorted(key(unit) for unit in mine.values())])
+        left = [identity for identity, before in asked.items() if before == command]
+        asked = dict.fromkeys(left or mine, command)
     recorded = _recorded(target.name, [setup.store, *stores])
     todo: dict[tuple[str, int], Job] = {}
     needed: set[tuple[str, int]] = set()
     for identity, unit in reversed(mine.items()):
         record = recorded.get((key(unit), unit.numerics))
         absent = identity in needed and not _has_artefact(setup.folder(unit), notes[identity], unit, target)
-        if identity in again or record is None or absent:
+        if identity in asked or record is None or absent:
             inputs = {name: setup.folder(mine[name, unit.seed]) for name in unit.requires}
-            todo[identity] = Job(unit, inputs, record)
+            todo[identity] = Job(unit, inputs, record, asked.get(identity, ""))
             needed |= _required(unit)
     skipped = tuple(unit for identity, unit in mine.items() if identity not in todo)
     return Plan(tuple(reversed(todo.values())), skipped)
@@ -176,9 +182,9 @@ def execute(planned: Plan, setup: Setup, *, limit: int | None = None, reporter: 
     """
     if not planned.todo:
         return Report(planned.skipped)
-    if setup.force:
-        for job in planned.todo:
-            workspace.ask_again(setup.folder(job.unit), job.unit.numerics)
+    for job in reversed(planned.todo):  # a start after what starts from it: broken off here, none is left out
+        if job.asked:
+            workspace.ask(setup.folder(job.unit), job.unit.numerics, job.asked)
     if crew.member():
         return _execute_together(planned, setup, limit, reporter or Lines())
     waiting = list(planned.todo[:limit])
@@ -348,7 +354,7 @@ def _attempt(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
 
 def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
     unit, folder, target = job.unit, setup.folder(job.unit), targets.get(job.unit.target)
-    if job.recorded is None and setup.store.has(key(unit), unit.numerics):
+    if setup.store.has(key(unit), unit.numerics) and (job.recorded is None or _done_meanwhile(job, folder, target)):
         return Ended("recorded", "recorded meanwhile by another command")
     note = workspace.begin(folder, unit.numerics, setup.provenance["dirty"])
     clock = workspace.Clock(folder, note, lambda done, total, words: tell(Advanced(done, total, words)))
@@ -356,7 +362,7 @@ def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
     outcome = crew.run(unit, context) if crew.member() else target.run(unit, context)
     clock.save()
     record = _record(unit, outcome, target, setup, note, clock.seconds)
-    if job.recorded and not note.again and record.correct != job.recorded.correct:
+    if job.recorded and not note.asked and record.correct != job.recorded.correct:
         workspace.keep_only(folder, set())
         where = job.recorded.gpu or job.recorded.cpu
         raise ReproError(
@@ -365,8 +371,14 @@ def _do(job: Job, setup: Setup, tell: Callable[[Advanced], None]) -> Ended:
         )
     setup.store.write(record)
     clock.save("done")
-    workspace.keep_only(folder, {target.artefact})
+    workspace.keep_only(folder, {target.artefact, workspace.NOTE})
     return Ended("done", f"done in {duration(clock.seconds)}")
+
+
+def _done_meanwhile(job: Job, folder: Path, target: Target) -> bool:
+    """Whether another command has done what this job is for: its artefact, and all anew if it was asked for."""
+    note = workspace.read(folder)
+    return _has_artefact(folder, note, job.unit, target) and (note is not None and job.asked in ("", note.asked))
 
 
 def _record(unit: Unit, outcome: Outcome, target: Target, setup: Setup, note: Note, seconds: float) -> Record:

@@ -1,6 +1,7 @@
 """Table 1 of paper B: one ResNet18 at 8, 6, 4 and 2 bits on CIFAR-10.
 
-Deviations of the scales built, numbered; the rest of what the paper does not say is in `repro.adaptive.settings`:
+Deviations of the scales built, numbered; the rest of what the paper does not say is in the
+[README](../README.md#what-the-papers-do-not-say-and-what-we-chose):
 
 1. `cpu`: width 16 (print: 64), a stem of stride 2 (print: 1), 20,000 training images (print: 50,000); 20 FP32 and 3
    quantized epochs (print: unknown, 100 to 200 by our reading); a quantized network sees the test set once.

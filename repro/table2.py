@@ -1,6 +1,7 @@
 """Table 2 of paper B: one MobileNetV2 at 8, 6, 4 and 2 bits on CIFAR-10.
 
-Deviations of the scales built, numbered; the rest of what the paper does not say is in `repro.adaptive.settings`:
+Deviations of the scales built, numbered; the rest of what the paper does not say is in the
+[README](../README.md#what-the-papers-do-not-say-and-what-we-chose):
 
 1. All scales: the network's strides are those usual for CIFAR-10 (stem and second stage 1), its ReLU6 are ReLUs before
    they are quantized, and a block's output, which has both signs, is quantized symmetrically where the next block or

@@ -1,7 +1,7 @@
 """Table 3 of paper B: one ResNet18 at 8, 6, 4 and 2 bits on ImageNet.
 
-`paper` is the published set-up as far as it is known. What the paper does not say, numbered, beside the settings of
-`repro.adaptive.settings`:
+`paper` is the published set-up as far as it is known. What the paper does not say, numbered, beside what the
+[README](../README.md#what-the-papers-do-not-say-and-what-we-chose) says:
 
 1. The FP32 start is trained here, 100 epochs (print: unknown; torchvision's weights are likely).
 2. Quantized training: 100 epochs, as two later papers quote it; batch 256 and weight decay 1e-4, ImageNet's usual ones.

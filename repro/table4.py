@@ -1,7 +1,7 @@
 """Table 4 of paper B: one ResNet18, frames averaged, at 8, 6, 4 and 2 bits on Mini-Kinetics.
 
-`paper` is the published set-up as far as it is known. What the paper does not say, numbered, beside the settings of
-`repro.adaptive.settings`:
+`paper` is the published set-up as far as it is known. What the paper does not say, numbered, beside what the
+[README](../README.md#what-the-papers-do-not-say-and-what-we-chose) says:
 
 1. 8 frames a clip (print: 8 or 16 by our reading), random-resized crop to 224 and flip, alike for all frames of a clip.
 2. The FP32 start is trained here from nothing, 100 epochs (print: unknown; ImageNet's weights are likely). Quantized

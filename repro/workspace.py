@@ -30,26 +30,26 @@ class Note:
         started: when the first of these began, ISO 8601, UTC.
         dirty: whether any of these ran uncommitted code.
         state: `waiting` to begin anew, `running` (perhaps killed), or `done`: what they hold is what is recorded.
-        again: whether the unit runs although it was recorded, because somebody asked for it.
+        asked: the forced command, if any, that the unit runs for although it was recorded.
     """
 
     numerics: int
+    state: Literal["waiting", "running", "done"]
     seconds: float = 0.0
     started: str = ""
     dirty: bool = False
-    state: Literal["waiting", "running", "done"] = "running"
-    again: bool = False
+    asked: str = ""
 
     @property
-    def unfinished_again(self) -> bool:
-        """Whether a recorded unit was to run again and has not."""
-        return self.again and self.state != "done"
+    def unfinished(self) -> str:
+        """The forced command that the unit was to run for and has not ended; empty where there is none."""
+        return "" if self.state == "done" else self.asked
 
 
 def read(folder: Path) -> Note | None:
-    """The folder's note; none where it is missing or unreadable."""
+    """The folder's note; none where it is missing or unreadable. An earlier version's, without a state, is done."""
     try:
-        return Note(**json.loads((folder / NOTE).read_text()))
+        return Note(**{"state": "done", **json.loads((folder / NOTE).read_text())})
     except (OSError, ValueError, TypeError):
         return None
 
@@ -59,27 +59,27 @@ def write(folder: Path, note: Note) -> None:
     write_text(folder / NOTE, json.dumps(asdict(note)))
 
 
-def ask_again(folder: Path, numerics: int) -> None:
-    """Note that a unit is to run from its start although it is recorded; one that does so already goes on."""
+def ask(folder: Path, numerics: int, asked: str) -> None:
+    """Note that a unit is to run from its start for a forced command; one that does so already goes on."""
     note = read(folder)
-    if note is None or not note.unfinished_again:
-        write(folder, Note(numerics, state="waiting", again=True))
+    if note is None or note.unfinished != asked:
+        write(folder, Note(numerics, "waiting", asked=asked))
 
 
 def begin(folder: Path, numerics: int, dirty: bool) -> Note:
     """The note to go on with; files of other numerics, of a finished run or before one that begins anew are deleted."""
     note = read(folder)
     if note is None or note.numerics != numerics or note.state != "running":
-        keep_only(folder, set())
-        again = note is not None and note.unfinished_again
-        note = Note(numerics, started=datetime.now(UTC).isoformat(timespec="seconds"), again=again)
+        keep_only(folder, {NOTE})
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        note = Note(numerics, "running", started=started, asked=note.unfinished if note else "")
     return replace(note, dirty=note.dirty or dirty)
 
 
 def keep_only(folder: Path, names: set[str]) -> None:
-    """Delete all files and folders but these, the note and the lock."""
+    """Delete all files and folders but these and the lock."""
     for path in folder.iterdir():
-        if path.name not in names | {"lock", NOTE}:
+        if path.name not in names | {"lock"}:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 import backends
 from backends.contract import SCALERS, Scaler, register_scaler, unregister_scaler
 from repro import figure2
-from repro.errors import ReproError, UsageError
+from repro.errors import explain
 from repro.evidence import render
 from repro.evidence.collection import Evidence
 from repro.figure2 import ERRORS, TARGET, curve
@@ -115,16 +115,18 @@ class TestOtherBackends:
         assert verdicts[0] == verdicts[1]
 
     def test_an_unknown_one_is_a_usage_error_with_the_nearest(self) -> None:
-        with pytest.raises(UsageError, match="did you mean 'eager'"):
+        with pytest.raises(backends.UnknownNameError, match="did you mean 'eager'") as found:
             TARGET.with_backend("eagr")
+        assert explain(found.value)[0] == 2
 
     def test_one_that_cannot_serve_is_an_error_of_the_machine(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def get(name: str) -> None:
             raise backends.BackendUnavailableError("no such device")
 
         monkeypatch.setattr(backends, "get", get)
-        with pytest.raises(ReproError, match="no such device"):
+        with pytest.raises(backends.BackendUnavailableError, match="no such device") as found:
             TARGET.with_backend("fused")
+        assert explain(found.value)[0] == 3
 
 
 class TestClaims:

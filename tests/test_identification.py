@@ -69,11 +69,13 @@ def test_misfit_compares_what_is_left_of_the_accuracy_at_full_strength() -> None
 def test_every_scheme_gives_few_values_and_its_own(scheme: str) -> None:
     import torch
 
+    from repro.adaptive.settings import WEIGHTS
     from repro.networks.quantize import set_bits
     from repro.quantizers.schemes import weight as weight_of
 
     weight = torch.from_numpy(np.random.default_rng(0).normal(0, 0.05, 500)).float()
     found = {}
+    assert tuple(SCHEMES) == WEIGHTS
     for name in SCHEMES:
         quantizer = weight_of(name)
         set_bits(quantizer, 2)

@@ -35,6 +35,7 @@ def start(out: Path, units: int) -> subprocess.Popen:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env={name: value for name, value in os.environ.items() if name != "REPRO_BACKEND"},
     )
 
 

@@ -128,7 +128,7 @@ def interrupt(setup: Setup, unit: Unit, **more: object) -> None:
     """Leave in its folder what a run that was killed after two of three steps does."""
     setup.folder(unit).mkdir(parents=True, exist_ok=True)
     (setup.folder(unit) / "checkpoint.txt").write_text("2")
-    workspace.write(setup.folder(unit), Note(unit.numerics, 100.0, "2026-01-01T00:00:00+00:00", **more))
+    workspace.write(setup.folder(unit), Note(unit.numerics, "running", 100.0, "2026-01-01T00:00:00+00:00", **more))
 
 
 def test_a_unit_that_was_killed_goes_on(target: Target, setup: Setup) -> None:
@@ -150,7 +150,7 @@ def test_a_unit_that_began_with_uncommitted_changes_stays_so(target: Target, set
 
 def test_what_a_finished_run_took_is_not_counted_again(target: Target, done: Setup) -> None:
     base = units(target)[0]
-    workspace.write(done.folder(base), Note(base.numerics, 100.0, state="done"))
+    workspace.write(done.folder(base), Note(base.numerics, "done", 100.0))
     next((done.out / "records/counting/smoke").glob("base*")).unlink()
     assert names(run_units(target, units(target), done).units("done")) == ["base.0"]
     assert [record.wall_seconds < 60 for record in done.store.read()[0]] == [True] * 4
@@ -168,7 +168,8 @@ def test_a_forced_command_that_was_broken_off_goes_on(target: Target, done: Setu
     forced = replace(done, force=True)
     assert names(run_units(target, units(target), forced, limit=2).left) == ["thrice.0", "twice.0"]
     base = units(target)[0]
-    interrupt(done, base, again=True)
+    asked = workspace.read(done.folder(units(target)[2])).asked
+    interrupt(done, base, asked=asked)
     (done.folder(base) / "total.txt").unlink()
     before = len(log(done))
     assert [job.unit.name for job in plan(target, units(target), done).todo] == ["base", "twice", "thrice"]
@@ -178,6 +179,49 @@ def test_a_forced_command_that_was_broken_off_goes_on(target: Target, done: Setu
     assert log(done)[before:] == ["base 0 2"]
     assert plan(target, units(target), done).todo == ()
     assert len(plan(target, units(target), forced).todo) == 4
+
+
+def test_a_forced_command_for_other_units_or_by_other_code_begins_anew(target: Target, done: Setup) -> None:
+    forced = replace(done, force=True)
+    run_units(target, units(target), forced, limit=2)
+    assert len(plan(target, units(target), forced).todo) == 2
+    assert len(plan(target, units(target, 2), forced).todo) == 8
+    committed = replace(forced, provenance=PROVENANCE | {"commit": "c1c1c1"})
+    assert len(plan(target, units(target), committed).todo) == 4
+
+
+def test_what_a_forced_command_asks_is_noted_before_a_start_runs_again(
+    target: Target, done: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken off while it notes: what is noted includes all that starts from what is."""
+    ask, noted = workspace.ask, []
+
+    def broken(folder: Path, *given: object) -> None:
+        if len(noted) == 2:
+            raise KeyboardInterrupt
+        noted.append(folder.name.partition(".")[0])
+        ask(folder, *given)
+
+    monkeypatch.setattr(workspace, "ask", broken)
+    with pytest.raises(KeyboardInterrupt):
+        run_units(target, units(target), replace(done, force=True))
+    assert noted == ["thrice", "twice"]
+
+
+def test_two_commands_do_not_do_the_same_twice(target: Target, done: Setup) -> None:
+    forced = replace(done, force=True)
+    first, second = (plan(target, units(target), forced) for _ in range(2))
+    assert len(runner.execute(first, forced).units("done")) == 4
+    assert {runner._attempt(job, forced, lambda word: None).how for job in second.todo} == {"recorded"}
+    assert len(log(done)) == 12
+
+
+def test_a_note_of_an_earlier_version_is_of_a_finished_run(target: Target, done: Setup) -> None:
+    base = units(target)[0]
+    (done.folder(base) / "unit.json").write_text('{"numerics": 1, "seconds": 138.66}')
+    next((done.out / "records/counting/smoke").glob("thrice*")).unlink()
+    assert [job.unit.name for job in plan(target, units(target), done).todo] == ["thrice"]
+    assert workspace.begin(done.folder(base), 1, dirty=False).seconds == 0
 
 
 def test_other_numerics_are_run_anew(target: Target, done: Setup) -> None:

@@ -9,14 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from repro import status, targets
+from repro import status, targets, workspace
 from repro.accept import accept
 from repro.cli import main
 from repro.errors import ReproError
 from repro.evidence.claims import Row
 from repro.evidence.records import Record, pack
 from repro.places import Places
-from repro.runner import Setup
+from repro.runner import Setup, key
 from repro.targets import Target, planned
 from tests.running import run_units
 
@@ -124,6 +124,17 @@ def test_a_start_is_accepted_with_all_that_starts_from_it(
         accepted.local.write(record)
     accept(accepted, target, print)
     assert accepted.local.read() == ([], [])
+
+
+def test_a_forced_run_that_was_broken_off_is_not_accepted(
+    places: Places, target: Target, run: Callable[..., None]
+) -> None:
+    run()
+    unit = planned(target, "cpu")[2]
+    workspace.write(places.work / key(unit), workspace.Note(unit.numerics, "waiting", asked="a1"))
+    with pytest.raises(ReproError, match=r"twice\.0\.\w+ was to run again \(--force\) and has not"):
+        accept(places, target, print)
+    assert len(places.local.read()[0]) == 12
 
 
 def test_a_record_that_was_replaced_while_it_was_accepted_stays(

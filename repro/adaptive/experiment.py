@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -108,8 +108,12 @@ def quantized(network: nn.Module, recipe: Recipe, settings: Mapping[str, Any]) -
     if settings["ends"] == "8_bit":
         for name in like.ends:
             layer = network.get_submodule(name)
-            kind: Any = QuantizedLinear if isinstance(layer, nn.Linear) else QuantizedConv2d
-            network.set_submodule(name, kind(layer, AtEightBits(weight())))
+            if isinstance(layer, nn.Conv2d):
+                end: nn.Module = QuantizedConv2d(layer, AtEightBits(weight()))
+            else:  # behind it is no batch norm to absorb a change of scale
+                scaled = weight() if settings["weights"].endswith("_restored") else schemes.RestoredScale(weight())
+                end = QuantizedLinear(cast(nn.Linear, layer), AtEightBits(scaled))
+            network.set_submodule(name, end)
     rule = LayerRule(weight, activation, like.full_precision, norm, partial(activation, signed=True))
     return quantize(network, rule)
 

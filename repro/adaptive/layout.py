@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
-from repro.adaptive.methods import INDIVIDUAL, METHODS, Method, methods
+from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS, Method, methods
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval, rank_agreement
@@ -77,7 +77,8 @@ def _table(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) ->
         recorded = [(name, runs) for name, runs in measured if any(runs.accuracy(own, b) for b in printed.bits)]
         titles = [own.title, *[""] * len(recorded)]
         lines += [
-            [title, name, *_cells(printed, runs, own)] for title, (name, runs) in zip(titles, recorded, strict=False)
+            [title, _with_seeds(name, runs, own), *_cells(printed, runs, own)]
+            for title, (name, runs) in zip(titles, recorded, strict=False)
         ]
     return markdown_table(header, lines, "ll" + "r" * (len(printed.bits) + 1))
 
@@ -90,6 +91,14 @@ def _source(name: str, runs: Measured, method: str) -> str:
     """Whose runs these are, and the state of what is not `ok`."""
     state, reason = runs.state(method)
     return name if state == "ok" else f"{name}: {state} ({reason})"
+
+
+def _with_seeds(name: str, runs: Measured, own: Method) -> str:
+    """Whose runs of a row these are that is not the paper's, and how many seeds it has where others have more."""
+    unit, columns = own.units()[0]
+    seeds = len(runs.evidence.values(runs.scale, unit, str(columns[0])))
+    most = len(runs.evidence.seeds(runs.scale, FLOAT))
+    return name if seeds >= most else f"{name}, {seeds} of {most} seeds"
 
 
 def _cells(printed: PublishedTable, runs: Measured, method: Method) -> list[str]:

@@ -24,7 +24,10 @@ TeacherRule = Literal["next_higher", "highest", "nearest", "random", "selected"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the networks of a method come to be.
+    """How the networks of a method come to be. Raises `UsageError` for choices that contradict each other.
+
+    >>> Recipe(FLOAT, clip="shared", teacher="highest").batch_norm
+    'per_bit'
 
     Attributes:
         start: the unit whose network this method starts from.
@@ -188,7 +191,7 @@ def methods() -> Mapping[str, Method]:
             raise UsageError(f"{package} registers a method {method.name!r}, {method.label!r}: use {remedy}")
         known = {unit: row for row in found.values() for unit, _ in row.units()}
         starts = {FLOAT, *(unit for unit, row in known.items() if row.recipe.trained and row.origin != OURS)}
-        if method.name in {FLOAT} | known.keys() | found.keys():
+        if {method.name, *(unit for unit, _ in method.units())} & ({FLOAT} | known.keys() | found.keys()):
             raise UsageError(f"{package} registers a method {method.name!r}: there is one of this name")
         if method.recipe.start not in starts:
             raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from repro.errors import UsageError, suggestion
+from repro.errors import UsageError
 from repro.targets import Scalar
 
 
@@ -57,7 +57,7 @@ class Choice:
     def check(self, value: Scalar) -> None:
         """Raise `UsageError`, naming the choice and its options, for a value that is none of them."""
         if value not in self.options:
-            raise UsageError(f"{self.name}={value}: {suggestion(str(value), self.options)}")
+            raise UsageError(f"{self.name}={value}: give one of {', '.join(self.options)}")
 
 
 WEIGHTS = ("nested", "nearest", "floor", "centred", "nested_restored", "nearest_restored")

@@ -110,7 +110,7 @@ class AdaptiveTable:
         units = {FLOAT: start}
         for method in rows:
             for name, _ in method.units():
-                own = of_unit(settings, own_settings(method)) | _recipe_of(method)
+                own = of_method(settings, method) | _recipe_of(method)
                 before = units[method.recipe.start]
                 units[name] = Unit(
                     self.name, scale, name, seed, {**before.settings, **own}, NUMERICS, (before.name,)
@@ -157,6 +157,14 @@ def _recipe_of(method: Method) -> dict[str, Scalar]:
     if method.origin in ("", OURS):
         return {}
     return {f"recipe_{name}": value for name, value in asdict(method.recipe).items()}
+
+
+def of_method(settings: Mapping[str, Scalar], method: Method) -> dict[str, Scalar]:
+    """Settings that a method's units keep beside those of their start; no clip levels that it has anyway."""
+    own = of_unit(settings, own_settings(method))
+    if own.get("clip") == method.recipe.clip:
+        del own["clip"]
+    return own
 
 
 def own_settings(method: Method) -> Iterator[str]:

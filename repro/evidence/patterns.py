@@ -99,6 +99,7 @@ def pattern_table(rows: Sequence[Row], preregistered: Mapping[str, Any], cell: C
     (sum of their variances), which is 1 where pairing does nothing.
     """
     statements = {pattern.name: pattern.statement for pattern in patterns(preregistered)}
+    offsets = {contrast.label: contrast.offset for pattern in patterns(preregistered) for contrast in pattern.contrasts}
     header = (
         "claim", "scale", "binding contrast", "value", "95 % interval", "margin", "n", "correlation", "variance ratio",
         "verdict", "state",
@@ -110,7 +111,7 @@ def pattern_table(rows: Sequence[Row], preregistered: Mapping[str, Any], cell: C
             (
                 statements[row.claim] if row.claim != last else "",
                 row.scale,
-                binding,
+                f"{binding} - {offsets[binding]:g}" if offsets.get(binding) else binding,
                 number(row.ours, 4),
                 "" if row.low is None else f"{number(row.low, 4)} to {number(row.high, 4)}",
                 number(row.margin),

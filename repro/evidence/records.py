@@ -285,7 +285,8 @@ class Store:
     def has(self, key: str, numerics: int) -> bool:
         """Whether a record of this key and these numerics is here and can be used."""
         try:
-            return load(Path(self.folder) / f"{key}.json").numerics == numerics
+            found = load(Path(self.folder) / f"{key}.json")
+            return (found.key, found.numerics) == (key, numerics)
         except RecordError:
             return False
 

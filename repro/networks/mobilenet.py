@@ -20,7 +20,7 @@ class InvertedResidual(mobilenetv2.InvertedResidual):
 
     def __init__(self, inp: int, oup: int, stride: int, expand_ratio: int, **norm: object) -> None:
         super().__init__(inp, oup, stride, expand_ratio, **norm)
-        self.input = Signed() if expand_ratio != 1 else None  # the first block reads the stem's activation
+        self.input: nn.Module | None = Signed() if expand_ratio != 1 else None  # the first reads the stem's activation
 
     def forward(self, x: Tensor) -> Tensor:
         q = x if self.input is None else self.input(x)
@@ -64,6 +64,10 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
                 self.set_submodule(name, nn.ReLU())
             elif isinstance(module, InvertedResidual):
                 module.float_identity = float_identity
+        first = self.features[1]
+        if float_identity and first.use_res_connect:  # as below a width multiplier of .4
+            self.full_precision = self.full_precision | {"features.0.2"}
+            first.input = nn.ReLU()  # of what is positive already: the place of its quantizer
 
     def swappable(self) -> list[list[nn.Module]]:
         """Each inverted residual block; the first with the batch norm and the quantizer that make its input."""
@@ -81,6 +85,7 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
         """
         found: list[list[nn.Module]] = []
         incoming: list[nn.Module] = list(self.features[0].children())[1:]
+        norm_next = False
         for leaf in _leaves(self.features[1:]):
             if isinstance(leaf, nn.Conv2d):
                 found.append([*incoming, leaf])
@@ -90,7 +95,7 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
                 found[-1].append(leaf)
                 norm_next = False
             else:
-                incoming = [leaf]
+                incoming.append(leaf)
         return found
 
 

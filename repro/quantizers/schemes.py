@@ -76,8 +76,10 @@ def weight(scheme: str, realign_in_graph: bool = False) -> nn.Module:
     (DoReFaWeight(bits=None), UnitWeight(floor, bits=None))
     """
     codes, _, restored = scheme.partition("_")
-    quantizer: nn.Module = DoReFaWeight(realign_in_graph=realign_in_graph)
-    if codes != "nested":
+    quantizer: nn.Module
+    if codes == "nested":
+        quantizer = DoReFaWeight(realign_in_graph=realign_in_graph)
+    else:
         quantizer = UnitWeight(cast(Rounding, codes))
     return RestoredScale(quantizer) if restored else quantizer
 

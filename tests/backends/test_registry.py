@@ -84,12 +84,6 @@ def test_fused_without_the_package_of_its_kernels_is_refused() -> None:
     ]
 
 
-def test_a_named_backend_that_is_not_built_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "NAMES", (*backends.NAMES, "unbuilt"))
-    with pytest.raises(BackendUnavailableError, match="'unbuilt' is not built yet: ask for 'eager'"):
-        backends.get("unbuilt")
-
-
 def test_import_of_the_package_loads_no_backend_and_the_reference_no_torch() -> None:
     script = (
         "import sys, backends, backends.contract; "
