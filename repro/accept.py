@@ -35,9 +35,10 @@ def accept(places: Places, target: Target, say: Callable[[str], None], scale: st
         raise ReproError(f"{target.name} {scale}: nothing of it is recorded; first {remedy}")
     _check(_all(moved))
     for each in scales:
-        _check_whole(places, planned(target, each))
-        _check_starts(planned(target, each), moved[each], _current(there, each))
-        lacking = [unit for unit in planned(target, each) if key(unit) not in moved[each] | _current(there, each)]
+        units, kept = planned(target, each), _current(there, each)
+        _check_whole(places, units)
+        _check_starts(units, moved[each], kept)
+        lacking = [unit for unit in units if key(unit) not in moved[each] | kept]
         if lacking:
             say(f"{target.name} {each}: {len(lacking)} units still lack a record, first {label(lacking[0])}")
     for record in _all(moved):
@@ -72,6 +73,7 @@ def _check(records: list[Record]) -> None:
 
 
 def _check_whole(places: Places, units: list[Unit]) -> None:
+    """A forced run that was broken off leaves old records beside new ones."""
     for unit in units:
         note = workspace.read(places.work / key(unit))
         if note and note.unfinished:

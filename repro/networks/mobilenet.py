@@ -65,7 +65,7 @@ class MobileNetV2(mobilenetv2.MobileNetV2):
             elif isinstance(module, InvertedResidual):
                 module.float_identity = float_identity
         first = self.features[1]
-        if float_identity and first.use_res_connect:  # as below a width multiplier of .4
+        if float_identity and first.use_res_connect:  # in very narrow networks: 8 channels in and out
             self.full_precision = self.full_precision | {"features.0.2"}
             first.input = nn.ReLU()  # of what is positive already: the place of its quantizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,6 +47,17 @@ def step_of(network: nn.Module, recipe: Recipe, steps: int = 10) -> JointStep:
     return JointStep(network, BITS, recipe, SETTINGS, steps, seed=0)
 
 
+def accumulated(network: nn.Module, passes: Iterable[int]) -> float:
+    """Cross-entropy of passes at these bit-widths, summed, as are their gradients."""
+    total = 0.0
+    for bits in passes:
+        set_bits(network, bits)
+        loss = F.cross_entropy(network(IMAGES), LABELS)
+        loss.backward()
+        total += loss.item()
+    return total
+
+
 def gradients(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
 
@@ -55,13 +67,8 @@ def test_gradients_are_the_sum_over_bit_widths(name: str) -> None:
     network = network_of(name)
     loss = step_of(network, METHODS[name].recipe)(IMAGES, LABELS, 0)
     found = gradients(network)
-    twin, total = network_of(name), 0.0
-    for bits in BITS:
-        set_bits(twin, bits)
-        value = F.cross_entropy(twin(IMAGES), LABELS)
-        value.backward()
-        total += value.item()
-    assert loss == pytest.approx(total)
+    twin = network_of(name)
+    assert loss == pytest.approx(accumulated(twin, BITS))
     assert found.keys() == gradients(twin).keys()
     for key, expected in gradients(twin).items():
         torch.testing.assert_close(found[key], expected)
@@ -263,13 +270,7 @@ def test_bit_mixer_sums_the_losses_and_gradients_of_its_passes() -> None:
     seen: list[int] = []
     network.register_forward_pre_hook(lambda *_: seen.append(network.bn1.bits))
     loss = BitMixerStep(network, BITS, SETTINGS, steps=10, seed=0)(IMAGES, LABELS, 0)
-    total = 0.0
-    for bits in seen:
-        set_bits(twin, bits)
-        value = F.cross_entropy(twin(IMAGES), LABELS)
-        value.backward()
-        total += value.item()
-    assert loss == pytest.approx(total)
+    assert loss == pytest.approx(accumulated(twin, seen))
     for key, expected in gradients(twin).items():
         torch.testing.assert_close(gradients(network)[key], expected)
 
