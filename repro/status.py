@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PICTURES = {".png", ".svg"}
 RENDERED = PICTURES | {".csv", ".md"}
-HEADER = ("target", "evidence", "reduced scale", "verdicts", "states")
+HEADER = ("target", "evidence", "verdicts", "states")
 
 
 def claims(places: Places) -> dict[str, list[Row]]:
@@ -47,17 +47,22 @@ class Line(NamedTuple):
     stand_in: bool = False
 
     @property
-    def reduced(self) -> str:
-        """Says that the result is one of a reduced scale or of a stand-in; empty for print and published set-up."""
+    def reduced(self) -> bool:
+        """Whether this is less than the published set-up."""
+        return self.scale in ("smoke", "cpu", "gpu")
+
+    @property
+    def evidence(self) -> str:
+        """What the line rests on."""
         if self.stand_in:
-            return f"stand-in, no evidence: {self.scale}"
-        return f"reduced scale: {self.scale}" if self.scale in ("smoke", "cpu", "gpu") else ""
+            return f"{self.scale}, stand-in: no evidence"
+        return f"{self.scale}, reduced" if self.reduced else self.scale or "none yet"
 
     def cells(self) -> tuple[str, ...]:
         """The line as text, in the order of `HEADER`."""
         verdicts = ", ".join(f"{n} {verdict or 'without a verdict'}" for verdict, n in self.counts.verdicts.items())
         states = ", ".join(f"{n} {state}" for state, n in self.counts.states.items())
-        return self.target, self.scale or "none yet", self.reduced, verdicts, states
+        return self.target, self.evidence, verdicts, states
 
 
 def lines(judged: Mapping[str, Sequence[Row]]) -> list[Line]:
@@ -117,7 +122,7 @@ def as_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def as_json(judged: Mapping[str, Sequence[Row]]) -> str:
     """Roll-ups and every claim."""
     summary = [
-        {"target": line.target, "scale": line.scale, "reduced_scale": bool(line.reduced), **asdict(line.counts)}
+        {"target": line.target, "scale": line.scale, "reduced_scale": line.reduced, **asdict(line.counts)}
         for line in lines(judged)
     ]
     return json.dumps(

@@ -82,7 +82,7 @@ def test_accepting_moves_the_records_renders_them_and_renews_the_readme(accepted
         accepted.root / "tables/counting.csv"
     ).read_text() == "smoke,base,None\nsmoke,twice,None\ncpu,base,5.0\ncpu,twice,10.0\n"
     readme = accepted.readme.read_text()
-    assert "| counting | cpu      | reduced scale: cpu   | 2 holds " in readme
+    assert "| counting | cpu, reduced   | 2 holds " in readme
     assert readme.startswith("# Title\n")
     assert readme.endswith("\nText.\n")
 
@@ -285,7 +285,7 @@ def test_every_format_shows_the_same_claims(
         assert main(["status", "--format", style], accepted) == 0
         return capsys.readouterr().out
 
-    assert " ".join(shown("table").splitlines()[2].split()) == "counting cpu reduced scale: cpu 2 holds 2 ok"
+    assert " ".join(shown("table").splitlines()[2].split()) == "counting cpu, reduced 2 holds 2 ok"
     assert shown("md") in accepted.readme.read_text()
     answer = json.loads(shown("json"))
     assert len(answer["claims"]) == 4

@@ -54,8 +54,8 @@ def test_rows_page_and_status_say_what_it_is(name: str, tmp_path: Path) -> None:
     assert stand_in_part.startswith(f"{words}\n\nNot {target.title}, and no evidence for it")
     assert stand_in_part.count("42.0") == 44
     lines = {line.scale: line for line in status.lines({name: target.rows(found)})}
-    assert lines["smoke"].reduced == "stand-in, no evidence: smoke"
-    assert lines["paper"].reduced == ""
+    assert lines["smoke"].evidence == "smoke, stand-in: no evidence"
+    assert not lines["paper"].reduced
 
 
 def test_a_stand_in_cannot_be_judged_or_set_beside_the_print() -> None:
