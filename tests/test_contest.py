@@ -19,6 +19,7 @@ from repro.adaptive.settings import with_defaults
 from repro.contest import ARMS, CONFIRMATORY, EQUALS, EXPLORATORY, GAINS, TARGET
 from repro.datasets import cifar10
 from repro.datasets.cifar10 import CIFAR10
+from repro.evidence.intervals import Interval
 from repro.evidence.preregistration import preregistered, section_hash
 from repro.evidence.records import Record, pack
 from repro.networks.resnet import ResNet18
@@ -61,6 +62,7 @@ class TestUnits:
             ("coquant_confident", {"lambda_end": (0.02, 0.0)}),
             ("coquant_near", {"lambda_end": (0.02, 1.0)}),
             ("coquant_summed", {"entropy": ("mean", "sum")}),
+            ("coquant_far", {"distance": ("mean", "sum")}),
             ("distilled_warm", {"temperature": (1.0, 4.0)}),
             ("distilled_light", {"soft_weight": (1.0, 0.5)}),
         ],
@@ -171,6 +173,38 @@ def test_a_gain_and_an_equality_are_read_from_simultaneous_intervals() -> None:
     assert found["coquant", GAINS].ours == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize(
+    ("coquant", "half", "adabits", "expected"),
+    [
+        ((-0.2, 0.4), (0.1, 0.6), (-2.0, -1.0), "gains"),
+        ((-2.0, -1.0), (0.1, 0.6), (-2.0, -1.0), "gains"),
+        ((-0.2, 0.4), (0.1, 0.4), (-2.0, -1.0), "distillation"),
+        ((-0.2, 0.4), (0.1, 0.5), (-2.0, -1.0), "gains"),
+        ((-0.2, 0.4), (-0.1, 0.5), (-2.0, -1.0), "inconclusive"),
+        ((-2.0, -1.0), (-0.1, 0.6), (-0.1, 0.1), "inconclusive"),
+        ((-2.0, -1.0), (-0.6, -0.1), (-2.0, -1.0), "loses"),
+        ((-2.0, -1.0), (-0.4, -0.1), (-2.0, -1.0), "distillation"),
+        ((-0.5, -0.1), (-0.5, -0.1), (-0.1, 0.1), "loses"),
+        ((-0.6, 0.4), (-0.6, 0.4), (-0.1, 0.1), "nothing"),
+        ((-0.1, 0.1), (-0.1, 0.1), (-0.4, -0.1), "nothing"),
+        ((-0.1, 0.1), (-0.1, 0.1), (-0.6, 0.1), "open"),
+        ((-0.1, 0.1), (-0.1, 0.1), (0.6, 0.9), "open"),
+    ],
+)
+def test_the_first_conclusion_that_applies(coquant: tuple, half: tuple, adabits: tuple, expected: str) -> None:
+    bounds = {"coquant": coquant, "coquant_half": half, "adabits": adabits, "selected": (5.0, 6.0)}
+    found = {arm: Interval(sum(ends) / 2, *ends, 1.0, 32) for arm, ends in bounds.items()}
+    assert contest.conclusion(found, margin=0.5) == expected
+    assert expected in PLAN["conclusions"]
+
+
+def test_the_page_says_its_conclusion_once_all_seeds_are_there() -> None:
+    gains = {"coquant": -1.0, "adabits": -1.0}
+    sentence = f"**{PLAN['conclusions']['distillation']}**"
+    assert sentence in TARGET.summary(evidence(TARGET, records(gains)), evidence(TARGET))
+    assert "**" not in TARGET.summary(evidence(TARGET, records(gains, seeds=31)), evidence(TARGET))
+
+
 @pytest.mark.parametrize("seeds", [2, 10])
 def test_nothing_is_decided_before_all_planned_seeds_are_there(seeds: int) -> None:
     found = records({"coquant": 1.0}, seeds=seeds)
@@ -213,11 +247,11 @@ def test_exploratory_arms_are_shown_without_a_verdict() -> None:
     assert not {"holds", "fails", "inconclusive"} & set(cells)
     assert "within 0.5 points" in page
     assert "before all 32 seeds" in page.replace("\n", " ")
-    assert "What the verdicts will mean, fixed beforehand:\nTwo arms answer" in page
+    assert "What the intervals will mean, fixed beforehand:\nTwo arms answer" in page
     assert "## Protocol\n\n1. `cpu`: width 8" in page
     assert re.search(r"FP32 starts: \S+ ± \S+, 32 seeds\.", page)
     spread = re.search(
-        r"under 6 sets of its constants, over the 8 seeds that all have: from (\S+) \(.*?\) to (\S+) \(", page
+        r"under 7 sets of its constants, over the 8 seeds that all have: from (\S+) \(.*?\) to (\S+) \(", page
     )
     assert spread
     assert [float(gain) for gain in spread.groups()] == pytest.approx([-2.0, 1.0], abs=0.2)

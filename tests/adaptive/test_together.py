@@ -5,9 +5,9 @@ Two processes on half a batch each end where one process does that normalises th
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from repro.evidence.records import Store
 from repro.networks.resnet import ResNet18
 from repro.targets import Context, Outcome, planned
 from repro.training import distributed, loop
-from repro.training.loop import load
+from repro.training.loop import load, save
 from tests.datasets import made_up
 from tests.training import two
 
@@ -118,12 +118,13 @@ def test_two_processes_are_one_that_normalises_the_halves_separately(
             torch.testing.assert_close(theirs[key], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
-def torchrun(*arguments: object, **changes: int) -> subprocess.CompletedProcess:
-    options = [f"--set={name}={value}" for name, value in (SMALL | changes).items()]
+def torchrun(root: Path, out: Path) -> subprocess.Popen[str]:
+    """One unit of Table 3, in two processes."""
+    options = [f"--set={name}={value}" for name, value in (SMALL | {"fp32_epochs": 8}).items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "repro"]
-    return subprocess.run(
-        [*command, "table3", "--scale=paper", *options, *map(str, arguments)],
-        capture_output=True, text=True, check=False, timeout=400, env=os.environ,
+    return subprocess.Popen(
+        [*command, "table3", "--scale=paper", *options, f"--out={out}", f"--data-root={root}", "--limit=1"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -132,17 +133,26 @@ def said(errors: str) -> list[str]:
 
 
 def test_torchrun_starts_it_and_goes_on(root: Path, tmp_path: Path) -> None:
-    places = f"--out={tmp_path}", f"--data-root={root}"
-    done = torchrun(*places, "--limit=1")
-    assert done.returncode == 0, done.stderr
-    assert said(done.stderr) == ["repro: table3 paper: 1 done, 14 left"]
-    assert done.stdout.count("# Table 3: ResNet18 on ImageNet") == 1
+    """Told to end, as a cluster's scheduler does, and started again."""
+    process = torchrun(root, tmp_path)
+    while not (found := list(tmp_path.glob("work/table3/paper/fp32.*/checkpoint.pt"))) and process.poll() is None:
+        time.sleep(0.01)
+    process.terminate()
+    _, errors = process.communicate(timeout=400)
+    assert found, errors
+    assert Store(tmp_path / "records").read("table3") == ([], [])
+    state = load(found[0])
+    assert len(state["curve"]) < 8
+    state["curve"][0]["loss"] = 1234.5  # a mark: training from the start would not come upon this number
+    save(state, found[0])
+    process = torchrun(root, tmp_path)
+    page, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    assert said(errors) == ["repro: table3 paper: 1 done, 14 left"]
+    assert page.count("# Table 3: ResNet18 on ImageNet") == 1
     (record,), damaged = Store(tmp_path / "records").read("table3")
-    assert (record.unit, record.workers, len(record.curve), damaged) == ("fp32", 2, 2, [])
-    mistaken = torchrun(*places, batch=5)
-    assert mistaken.returncode == 1  # torchrun's own, whatever its processes end with
-    assert set(said(mistaken.stderr)) == {"repro: batch=5: give a multiple of the 2 processes that share it"}
-    assert len(Store(tmp_path / "records").read("table3")[0]) == 1
+    assert (record.unit, record.workers, len(record.curve), damaged) == ("fp32", 2, 8, [])
+    assert record.curve[0]["loss"] == 1234.5
 
 
 @pytest.mark.parametrize("name", ["table3", "table4"])

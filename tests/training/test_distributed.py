@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from repro.errors import UsageError
 from repro.training import distributed
 from repro.training.batches import Batches
 from tests.training import two
@@ -41,7 +43,14 @@ def _averages(number: int) -> dict:
         "all_gather": distributed.all_gather(np.array([number] * (1 + number))).tolist(),
         "broadcast": distributed.broadcast(("word", number) if number == 0 else None),
         "leads": distributed.leads(),
+        "uneven": _refusal(distributed.check_batch, 5),
     }
+
+
+def _refusal(function: Callable[[int], None], value: int) -> str:
+    with pytest.raises(UsageError) as raised:
+        function(value)
+    return str(raised.value)
 
 
 def test_two_processes_hold_the_mean(tmp_path: Path) -> None:
@@ -50,7 +59,7 @@ def test_two_processes_hold_the_mean(tmp_path: Path) -> None:
     assert answers[0] == answers[1]
     assert answers[0] == {
         "gradient": [1.5, 3.0], "without": None, "variance": [0.5, 0.5], "mean": 0.5, "all_gather": [0, 1, 1],
-        "broadcast": ("word", 0),
+        "broadcast": ("word", 0), "uneven": "batch=5: give a multiple of the 2 processes that share it",
     }  # fmt: skip
 
 
