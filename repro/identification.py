@@ -31,6 +31,7 @@ from repro.adaptive.problems import HELD_OUT_CIFAR10, MOBILENETV2, RESNET18, Pro
 from repro.adaptive.settings import (
     ARTEFACT,
     CALIBRATED,
+    READINGS,
     START,
     STRUCTURE,
     TESTED,
@@ -173,18 +174,28 @@ def left(accuracy: float, full: float) -> float:
 
 
 def relative(
-    evidence: Evidence, scale: str, name: str, scheme: str, alpha: str
+    evidence: Evidence, scale: str, name: str, scheme: str, alpha: str, own: bool = False
 ) -> dict[int, dict[tuple[str, int], float]]:
     """What is left of the FP32 start's accuracy, by seed and then by (method, bits).
 
-    Seeds that lack a cell, or whose start is at chance, are left out.
+    With `own`, of DQ (8 bit): what is left of the accuracy of the scheme's individual 8-bit network. Seeds that lack a
+    cell, or whose full accuracy is chance, are left out.
     """
     units = {method: f"{name}-{scheme}-{method}" for method in TRUNCATED}
     units |= {method: f"{name}-{scheme}-{alpha}-{method}" for method in FROM_FLOAT}
     cells = {(method, bits): evidence.values(scale, unit, str(bits)) for method, unit in units.items() for bits in BITS}
-    full = evidence.values(scale, f"{name}-{FLOAT}", str(FLOAT_BITS))
-    seeds = {seed for seed, accuracy in full.items() if accuracy > CHANCE}.intersection(*cells.values())
-    return {seed: {cell: left(values[seed], full[seed]) for cell, values in cells.items()} for seed in sorted(seeds)}
+    start = evidence.values(scale, f"{name}-{FLOAT}", str(FLOAT_BITS))
+    full = dict.fromkeys(units, start) | dict.fromkeys(TRUNCATED if own else (), _top(evidence, scale, name, scheme))
+    able = [{seed for seed, accuracy in each.items() if accuracy > CHANCE} for each in full.values()]
+    return {
+        seed: {(method, bits): left(values[seed], full[method][seed]) for (method, bits), values in cells.items()}
+        for seed in sorted(set.intersection(*able, *map(set, cells.values())))
+    }
+
+
+def _top(evidence: Evidence, scale: str, name: str, scheme: str) -> dict[int, float]:
+    """Accuracy of the scheme's individual 8-bit network, by seed."""
+    return evidence.values(scale, f"{name}-{scheme}-{METHODS[INDIVIDUAL].unit(TOP)}", str(TOP))
 
 
 def _printed(printed: PublishedTable, method: str, bits: int) -> float:
@@ -192,19 +203,21 @@ def _printed(printed: PublishedTable, method: str, bits: int) -> float:
 
 
 def differences(
-    evidence: Evidence, scale: str, scheme: str, alpha: str, names: Sequence[str]
+    evidence: Evidence, scale: str, scheme: str, alpha: str, names: Sequence[str], own: bool = False
 ) -> dict[int, list[float]]:
-    """Ours less print of every cell of the named tables, in points, by seed."""
-    found = {name: relative(evidence, scale, name, scheme, alpha) for name in names}
+    """Ours less print of every cell of the named tables, in points, by seed; `own` as in `relative`."""
+    found = {name: relative(evidence, scale, name, scheme, alpha, own) for name in names}
     return {
         seed: [ours - _printed(table(name), *cell) for name in names for cell, ours in found[name][seed].items()]
         for seed in sorted(set.intersection(*(set(by_seed) for by_seed in found.values())))
     }
 
 
-def misfit(evidence: Evidence, scale: str, scheme: str, alpha: str, names: Sequence[str]) -> dict[int, float]:
+def misfit(
+    evidence: Evidence, scale: str, scheme: str, alpha: str, names: Sequence[str], own: bool = False
+) -> dict[int, float]:
     """Root mean square difference to the print over the cells of the named tables, in points, by seed."""
-    found = differences(evidence, scale, scheme, alpha, names)
+    found = differences(evidence, scale, scheme, alpha, names, own)
     return {seed: fmean(d**2 for d in each) ** 0.5 for seed, each in found.items()}
 
 
@@ -230,7 +243,8 @@ def _ranking(name: str, evidence: Evidence, scale: str) -> str:
     found = {candidate: by_seed for candidate, by_seed in found.items() if by_seed}
     order = sorted(found, key=lambda candidate: fmean(found[candidate].values()))
     header = (
-        "weights", "clip levels of DQ (32 bit)", "misfit", "n", "behind the best", *tables, f"cells within {NEAR:g}"
+        "weights", "clip levels of DQ (32 bit)", "misfit", "n", "behind the best", *tables, f"cells within {NEAR:g}",
+        "misfit, 8-bit rows by their own",
     )  # fmt: skip
     lines = []
     for scheme, alpha in order:
@@ -245,18 +259,21 @@ def _ranking(name: str, evidence: Evidence, scale: str) -> str:
                 "" if (scheme, alpha) == order[0] else _behind(found[scheme, alpha], found[order[0]]),
                 *(mean_text(misfit(evidence, scale, scheme, alpha, (name,)).values()) for name in tables),
                 mean_text(near),
+                mean_text(misfit(evidence, scale, scheme, alpha, tables, own=True).values()),
             )
         )
-    parts = [f"## Ranking: {name}\n", markdown_table(header, lines, "ll" + "r" * 6)]
+    parts = [f"## Ranking: {name}\n", markdown_table(header, lines, "ll" + "r" * 7)]
     if order:
         parts += [f"Best fit, {SCHEMES[order[0][0]]}, cell by cell:\n", _cells(evidence, scale, *order[0])]
+        parts += ["Accuracies at full strength, by seed, in percent:\n", _full(evidence, scale)]
     for table_name in tables:
         records = [record for record in evidence.at(scale) if record.unit.startswith(f"{table_name}-")]
         if not records:
             continue
         seeds = len({record.seed for record in records})
-        words = f"{REDUCED[scale]}; {evidence.study(scale)}; {seeds} seed{'s' * (seeds > 1)}; {settings_text(records)}"
-        parts.append(f"`{scale}`, {table_name}: {words}.\n")
+        words = f"{REDUCED[scale]}; {evidence.study(scale)}; {seeds} seed{'s' * (seeds > 1)}"
+        chosen = settings_text(records, {choice: READINGS[choice] for choice in STRUCTURE})
+        parts.append(f"`{scale}`, {table_name}: {words}; {chosen}.\n")
     return "\n".join(parts)
 
 
@@ -283,13 +300,28 @@ def _cells(evidence: Evidence, scale: str, scheme: str, alpha: str) -> str:
     return markdown_table(header, lines, "lll" + "r" * len(BITS))
 
 
+def _full(evidence: Evidence, scale: str) -> str:
+    """The FP32 starts and the individual 8-bit networks: weak ones widen the spread of what is cut from them."""
+    header = ("network", *PROBLEMS)
+    starts = [evidence.values(scale, f"{name}-{FLOAT}", str(FLOAT_BITS)) for name in PROBLEMS]
+    tops = [
+        (f"8 bit, {words}", [_top(evidence, scale, n, scheme) for n in PROBLEMS]) for scheme, words in SCHEMES.items()
+    ]
+    lines = [
+        (words, *(", ".join(f"{a:.1f}" for a in each.values()) for each in found))
+        for words, found in (("FP32", starts), *tops)
+    ]
+    return markdown_table(header, lines, "lrr")
+
+
 ALPHA_WORDS = {"percentile": "99.9th percentile", "maximum": "maximum", "start": "PACT's start"}
 CAPTION = """\
 DQ (32 bit) and DQ (8 bit), with and without BN calibration, at 8, 6, 4 and 2 bits: what is left, above chance and in
 percent, of the accuracy at full strength (ours: of the FP32 start; in print: of the individual 8-bit network). The
 misfit is the root mean square difference of the two over the 32 cells of both tables, in points; smaller is better. A
-few cells where networks collapse in print weigh most in it. Behind the best: by seed, each with a 95 % interval of its
-own; the best was picked from the same runs. Exploratory: the print names no scheme.
+few cells where networks collapse in print weigh most in it. The last column divides the DQ (8 bit) rows by the scheme's
+individual 8-bit network, as in print: so what its training gains or costs is no misfit. Behind the best: by seed, each
+with a 95 % interval of its own; the best was picked from the same runs. Exploratory: the print names no scheme.
 """
 
 TARGET = Identification()

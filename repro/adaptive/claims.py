@@ -21,7 +21,7 @@ from repro.evidence.claims import (
     judge_seeds,
 )
 from repro.evidence.collection import Evidence
-from repro.evidence.intervals import Interval
+from repro.evidence.intervals import Interval, t_interval
 from repro.evidence.patterns import pattern_row, patterns
 from repro.evidence.records import Record
 from repro.published import Printed, PublishedTable
@@ -168,26 +168,31 @@ class Measured:
         return self.accuracy(method, int(column))
 
     def rows(self) -> list[Row]:
-        """Every cell of the table, each Delta_B, and the patterns as far as they can be judged."""
+        """Every cell and each Delta_B, of rows that are ours too, and the patterns as far as they can be judged."""
+        cells, methods = printed_cells(self.printed), (*self.printed.methods, *self._ours())
         rows = [
             self._number(
-                "top1", method, str(bits), self.printed.cell(method, bits), [*self.accuracy(method, bits).values()]
+                "top1", method, str(bits), cells.get((method, str(bits))), [*self.accuracy(method, bits).values()]
             )
-            for method in self.printed.methods
+            for method in methods
             for bits in self.printed.bits
         ]
         rows += [
-            self._number(DELTA_B, method, DELTA_B, self.printed.delta_b(method), self.delta_b(method))
-            for method in self.printed.methods
+            self._number(DELTA_B, method, DELTA_B, cells.get((method, DELTA_B)), self.delta_b(method))
+            for method in methods
             if method != INDIVIDUAL
         ]
         return rows + [self._pattern(pattern) for pattern in patterns(self.evidence.preregistered)]
 
+    def _ours(self) -> list[str]:
+        """The rows that are ours and planned at this scale: nothing is printed of them."""
+        planned = {wanted.unit for wanted in self.evidence.planned if wanted.scale == self.scale}
+        return [name for name, method in METHODS.items() if method.origin and planned.intersection(_units([name]))]
+
     def _number(
-        self, claim: str, method: str, column: str, printed: Printed, ours: list[float] | Interval | None
+        self, claim: str, method: str, column: str, printed: Printed | None, ours: list[float] | Interval | None
     ) -> Row:
-        margin = self.evidence.preregistered["margins"][column]
-        judged = judge_number(printed, ours, margin, self.scale) if ours else Judged("", margin=margin)
+        judged = self._judged(column, printed, ours)
         methods = [method, *([INDIVIDUAL] if claim == DELTA_B else [])]
         judged = judged.once(self.evidence.complete(self.scale, _units(methods)))
         state, reason = self.state(*methods)
@@ -198,12 +203,22 @@ class Measured:
             scale=self.scale,
             row=method,
             column=column,
-            published=str(printed),
-            read_from=self.printed.read_from,
+            published=str(printed or ""),
+            read_from=self.printed.read_from if printed else "",
             state=state,
             reason=reason,
             **judged.columns(),  # type: ignore[arg-type]
         )
+
+    def _judged(self, column: str, printed: Printed | None, ours: list[float] | Interval | None) -> Judged:
+        """Ours beside the printed number; what is not printed has a mean and a spread, and nothing to differ from."""
+        if printed:
+            margin = self.evidence.preregistered["margins"][column]
+            return judge_number(printed, ours, margin, self.scale) if ours else Judged("", margin=margin)
+        if not ours:
+            return Judged("")
+        own = ours if isinstance(ours, Interval) else t_interval(ours)
+        return Judged("", ours=own.estimate, sd=own.sd, n=own.n)
 
     def _pattern(self, pattern: Pattern) -> Row:
         places = {place for contrast in pattern.contrasts for place in contrast.terms}

@@ -36,8 +36,8 @@ class JointStep:
         network: a quantized network with `swappable()`.
         widths: bit-widths, the highest first.
         recipe: teacher, targets and swapping, as the method has them.
-        settings: `lambda_end`, `entropy`, `distance`, `batch`, `soft_weight`, `matched_loss`, `temperature`,
-            `swap_start`, `swap_by_depth`, `swap_trains_teacher`.
+        settings: `lambda_start`, `lambda_end`, `entropy`, `distance`, `batch`, `soft_weight`, `matched_loss`,
+            `temperature`, `swap_start`, `swap_end`, `swap_by_depth`, `swap_trains_teacher`.
         steps: number of steps of the whole training, for the schedules.
         seed: of the draws, whose streams are keyed by bit-width and step.
     """
@@ -54,7 +54,8 @@ class JointStep:
         progress, rule = step / self.steps, self.recipe.teacher
         logits: dict[int, Tensor] = {}
         total = 0.0
-        nearness = self.settings["lambda_end"] * progress
+        first, last = self.settings["lambda_start"], self.settings["lambda_end"]
+        nearness = first + (last - first) * progress
         if self.settings["entropy"] == "sum":
             nearness /= self.settings["batch"]
         with fixed_weights(self.network):
@@ -79,9 +80,8 @@ class JointStep:
         if teacher is None or not self.recipe.swapped:
             return self.network(images)
         blocks = self.network.swappable()  # type: ignore[operator]
-        probabilities = student_probabilities(
-            progress, len(blocks), self.settings["swap_start"], self.settings["swap_by_depth"]
-        )
+        start, end = self.settings["swap_start"], self.settings["swap_end"]
+        probabilities = student_probabilities(progress, len(blocks), start, self.settings["swap_by_depth"], end)
         which = draw(probabilities, stream(self.seed, f"swap at {bits}", step))
         with swapped(blocks, which, bits, teacher, trains_teacher=self.settings["swap_trains_teacher"]):
             return self.network(images)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
-from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS, Method, methods
+from repro.adaptive.methods import FLOAT, FLOAT_BITS, INDIVIDUAL, METHODS, Method, methods
+from repro.adaptive.settings import READINGS
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval, rank_agreement
@@ -122,9 +123,9 @@ def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
     for name, runs in measured:
         records, study = runs.records, runs.evidence.study(runs.scale)
         seeds = len({record.seed for record in records})
-        lines.append(
-            f"\n`{name}`: {REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}; {settings_text(records)}.\n"
-        )
+        starts = mean_text(runs.evidence.values(runs.scale, FLOAT, str(FLOAT_BITS)).values())
+        words = f"{REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}, FP32 starts {starts}"
+        lines.append(f"\n`{name}`: {words}; {settings_text(records, READINGS)}.\n")
     if lines and not any(runs.scale in ("gpu", "paper") for _, runs in measured):
         lines.append("\nAt these scales a difference to the print is shown without a verdict.\n")
     if not lines:
@@ -141,7 +142,7 @@ def _order(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) ->
         rho = rank_agreement({method: delta.estimate for method, delta in found.items() if delta}, theirs)
         if rho:
             words = f"rank correlation of Delta_B with the print {rho.text('.2f')} over {rho.n} methods"
-            lines.append(f"\n`{name}`: {words}.\n")
+            lines.append(f"\n`{name}`: {words}; the interval is over methods, not over seeds.\n")
     return lines
 
 

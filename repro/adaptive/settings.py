@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 from repro.errors import UsageError
 from repro.targets import Scalar
@@ -17,6 +18,8 @@ class Setting:
         default: value where a scale says nothing else.
         low, high: allowed range of a number, both ends included.
         alternatives: what else is plausible; set where the paper does not give the value, and we chose it.
+        unsaid: whether a unit keeps it only where it is not the default.
+        optional: whether None, for what is left out, is a value too.
     """
 
     name: str
@@ -25,20 +28,26 @@ class Setting:
     high: float
     meaning: str
     alternatives: str = ""
+    unsaid: bool = False
+    optional: bool = False
 
     def check(self, value: Scalar) -> None:
         """Raise `UsageError`, naming the setting, the value and its range, for one that cannot be used."""
+        if value is None and self.optional:
+            return
         if not isinstance(value, int | float) or not self.low <= value <= self.high:
             raise UsageError(f"{self.name}={value}: give a value from {self.low:g} to {self.high:g}")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One named setting that is a reading of the paper, by a word.
+    """One named setting that is a reading of the paper, by a word; a unit keeps it only where it is not the default.
 
     Attributes:
         options: the words there are; the first is our reading.
     """
+
+    unsaid: ClassVar[bool] = True
 
     name: str
     options: tuple[str, ...]
@@ -86,15 +95,27 @@ _ALL: tuple[Setting | Choice, ...] = (
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
     Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0, 6e-2 at low bits"),
     Setting("realign_in_graph", False, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "they are"),
-    Setting("lambda_end", 0.02, 0, 1e3, "CoQuant: weight of nearness in teacher selection, from 0 to this", "1"),
+    Setting(
+        "lambda_start", 0.0, 0, 1e3, "CoQuant: weight of nearness in teacher selection, at first", "any", unsaid=True
+    ),
+    Setting("lambda_end", 0.02, 0, 1e3, "the same at the end, after a linear course", "1"),
     Setting("soft_weight", 1.0, 1e-6, 100, "weight of the soft target's cross-entropy"),
     Setting("matched_loss", False, 0, 1, "divide the loss of a taught bit-width by the sum of its weights"),
     Setting("temperature", 1.0, 0.01, 100, "of the soft target"),
-    Setting("swap_start", 0.1, 0, 1, "CoQuant: probability that a block is the student's, from this to 1", ".5"),
+    Setting("swap_start", 0.1, 0, 1, "CoQuant: probability that a block is the student's, at first", ".5"),
+    Setting("swap_end", 1.0, 0, 1, "the same at the end, after a linear course", "less", unsaid=True),
     Setting("swap_by_depth", True, 0, 1, "CoQuant: early blocks use the teacher more, linear in their index", "alike"),
     Setting("swap_trains_teacher", False, 0, 1, "CoQuant: swapped blocks learn from the student's loss", "they do"),
     Setting("mixer_uniform", 0.5, 0, 1, "Bit-Mixer: first part of training, one bit-width for all layers"),
-    Setting("alpha_percentile", 99.9, 0.01, 100, "DQ (32 bit): clip level, of each activation", "100 (the maximum)"),
+    Setting(
+        "alpha_percentile",
+        99.9,
+        0.01,
+        100,
+        "DQ (32 bit): clip level, of each activation; none: `alpha_start`",
+        "100 (the maximum), none",
+        optional=True,
+    ),
     Setting("alpha_images", 1000, 1, 50_000, "DQ (32 bit): training images that set clip levels"),
     Setting(
         "bn_images",
@@ -112,6 +133,8 @@ _ALL: tuple[Setting | Choice, ...] = (
     Choice("distance", ("mean", "sum"), "CoQuant: L1 distance within a layer, in teacher selection"),
 )
 SETTINGS = {setting.name: setting for setting in _ALL}
+READINGS = {setting.name: setting.default for setting in _ALL if setting.unsaid}
+"""Our readings of the paper that records leave out: who changes one raises NUMERICS of the targets that read them."""
 KEPT = 45_000
 """Training images of CIFAR-10 beside those that may be held out."""
 ARTEFACT = "network.pt"
@@ -127,8 +150,8 @@ STRUCTURE = ("ends", "identity")
 OPEN_CLIP = ("clip",)
 SOFT_TARGET = ("soft_weight", "temperature")
 NEAREST = ("distance",)
-SELECTED = ("lambda_end", "entropy", *NEAREST)
-SWAPPED = ("swap_start", "swap_by_depth", "swap_trains_teacher")
+SELECTED = ("lambda_start", "lambda_end", "entropy", *NEAREST)
+SWAPPED = ("swap_start", "swap_end", "swap_by_depth", "swap_trains_teacher")
 RANDOM_BITS = ("mixer_uniform",)
 PERCENTILE = ("alpha_percentile", "alpha_images")
 CALIBRATED = ("bn_images", "bn_augmented")
@@ -147,16 +170,14 @@ def with_defaults(**changed: Scalar) -> dict[str, Scalar]:
 
 
 def of_unit(settings: Mapping[str, Scalar], names: Iterable[str]) -> dict[str, Scalar]:
-    """Settings of these names as a unit keeps them: all numbers, and the choices that are not our reading.
+    """Settings of these names as a unit keeps them: all but the unsaid ones that have their default.
 
     >>> of_unit(with_defaults(), ["lambda_end", "entropy"]), of_unit(with_defaults(entropy="sum"), ["entropy"])
     ({'lambda_end': 0.02}, {'entropy': 'sum'})
     """
     kinds = {name: SETTINGS[name] for name in names}
     return {
-        name: settings[name]
-        for name, kind in kinds.items()
-        if not (isinstance(kind, Choice) and settings[name] == kind.default)
+        name: settings[name] for name, kind in kinds.items() if not (kind.unsaid and settings[name] == kind.default)
     }
 
 

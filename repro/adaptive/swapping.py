@@ -11,10 +11,12 @@ from torch import nn
 from repro.networks.quantize import set_bits
 
 
-def student_probabilities(progress: float, blocks: int, start: float, by_depth: bool = True) -> list[float]:
-    """Probability p_l that block l is the student's own: rises linearly from `start` to 1 over training.
+def student_probabilities(
+    progress: float, blocks: int, start: float, by_depth: bool = True, end: float = 1.0
+) -> list[float]:
+    """Probability p_l that block l is the student's own: goes linearly from `start` to `end` over training.
 
-        p(t) = start + (1 - start) t
+        p(t) = start + (end - start) t
         p_l  = 1 - (1 - p(t)) (L - l) / L    by depth: early blocks use the teacher more;    else p(t)
 
     Args:
@@ -28,7 +30,7 @@ def student_probabilities(progress: float, blocks: int, start: float, by_depth: 
     >>> student_probabilities(1.0, 2, start=0.2), student_probabilities(0.5, 2, start=0.5, by_depth=False)
     ([1.0, 1.0], [0.75, 0.75])
     """
-    p = start + (1 - start) * progress
+    p = start + (end - start) * progress
     return [1 - (1 - p) * (blocks - index) / blocks if by_depth else p for index in range(blocks)]
 
 

@@ -63,12 +63,16 @@ def mean_text(values: Collection[float], decimals: int = 1, sign: str = "", empt
     return f"{mean:{sign}.{decimals}f}" + ("" if sd is None else f" ± {sd:.{decimals}f}")
 
 
-def settings_text(records: Iterable[Record]) -> str:
-    """The settings that records were made with; those with more than four values are left to the records."""
+def settings_text(records: Iterable[Record], unsaid: Mapping[str, object] | None = None) -> str:
+    """The settings that records were made with; those with more than four values are left to the records.
+
+    `unsaid` are values of settings that records leave out where they have just these.
+    """
     found: dict[str, set[str]] = {}
     for record in records:
         for key, value in record.settings.items():
             found.setdefault(key, set()).add(str(value))
+    found = {key: {str(value)} for key, value in (unsaid or {}).items()} | found
     return ", ".join(f"{key} {' | '.join(sorted(values))}" for key, values in sorted(found.items()) if len(values) < 5)
 
 

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from repro import targets
-from repro.adaptive import experiment, joint
+from repro import contest, identification, targets
+from repro.adaptive import experiment, joint, table
 from repro.adaptive.joint import JointStep
 from repro.adaptive.methods import BITS, METHODS
 from repro.adaptive.problems import CIFAR10, MOBILENETV2, RESNET18, Problem
-from repro.adaptive.settings import SETTINGS, Choice, with_defaults
+from repro.adaptive.settings import READINGS, SETTINGS, Choice, with_defaults
 from repro.datasets import cifar10
 from repro.errors import UsageError
 from repro.networks.quantize import set_bits
 from repro.networks.resnet import ResNet18
 from repro.quantizers import PACT, SwitchablePACT
 from repro.quantizers.schemes import UnitWeight
-from repro.targets import Context
+from repro.targets import Context, planned
 from tests.datasets import made_up
 
 CHOICES = {name: kind for name, kind in SETTINGS.items() if isinstance(kind, Choice)}
@@ -34,6 +34,15 @@ def network_of(method: str, problem: str = "resnet18", **chosen: str) -> nn.Modu
     settings = with_defaults(**SMALL, **chosen)
     network = experiment.float_network(PROBLEMS[problem], settings, seed=0)
     return experiment.quantized(network, METHODS[method].recipe, settings)
+
+
+def test_what_records_leave_out_is_what_they_were_made_with() -> None:
+    """Records know a reading by its absence: another default needs new numerics, and then this test too."""
+    assert READINGS == {
+        "weights": "nested", "ends": "float", "identity": "quantized", "clip": "usual", "entropy": "mean",
+        "distance": "mean", "lambda_start": 0.0, "swap_end": 1.0,
+    }  # fmt: skip
+    assert (table.NUMERICS, contest.NUMERICS, identification.NUMERICS) == (1, 1, 1)
 
 
 def test_a_unit_keeps_the_choices_that_change_it_where_they_are_not_ours() -> None:
@@ -161,6 +170,23 @@ def test_clip_levels_are_shared_as_chosen_where_the_paper_leaves_it_open(method:
     network = network_of(method, clip=clip)
     assert any(isinstance(module, SwitchablePACT) for module in network.modules()) == per_bit
     assert any(isinstance(module, PACT) for module in network.modules())
+
+
+def test_lambda_goes_from_its_start_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    strengths: list[float] = []
+    monkeypatch.setattr(joint, "choose", lambda rule, student, logits, d, strength, g: strengths.append(strength) or 8)
+    settings, recipe = with_defaults(**SMALL, lambda_start=0.4, lambda_end=0.8), METHODS["selected"].recipe
+    network = experiment.quantized(ResNet18(width=8, stem_stride=2), recipe, settings)
+    JointStep(network, BITS, recipe, settings, steps=4, seed=0)(IMAGES, LABELS, 1)
+    assert strengths == pytest.approx([0.5] * 3)
+
+
+def test_a_percentile_of_none_leaves_pacts_start() -> None:
+    target = targets.get("table1")
+    for unit in planned(target, "smoke", changes={"alpha_percentile": "none"}):
+        assert unit.settings.get("alpha_percentile", None) is None
+    with pytest.raises(UsageError, match="alpha_start=None: give a value from"):
+        planned(target, "smoke", changes={"alpha_start": "none"})
 
 
 def test_a_summed_entropy_weighs_as_much_as_the_batch_is_large(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,7 +116,7 @@ def test_the_page_says_how_our_delta_b_ranks_methods_beside_the_print() -> None:
     assert 0 < rho < 0.6
     (line,) = [line for line in target.summary(recorded, evidence(target)).splitlines() if "rank correlation" in line]
     assert f"rank correlation of Delta_B with the print {rho:.2f} (" in line
-    assert line.endswith(" over 10 methods.")
+    assert line.endswith(" over 10 methods; the interval is over methods, not over seeds.")
 
 
 def find(kept: Evidence, claim: str, row: str, column: str, scale: str = "cpu"):
@@ -148,6 +148,20 @@ def test_a_table_whose_data_are_not_here_is_missing_without_a_verdict(name: str)
     assert all(
         row.reason.startswith("data: ") and row.reason.endswith("put under the data root by hand") for row in found
     )
+
+
+def test_a_row_of_ours_has_its_own_numbers_and_nothing_beside_them() -> None:
+    row = find(kept(), "top1", "selected", "8")
+    assert (row.published, row.read_from, row.ours, row.n, row.state) == ("", "", pytest.approx(90.1), 3, "ok")
+    assert (row.low, row.margin, row.verdict) == (None, None, "")
+    assert find(kept(), "delta_b", "selected", "delta_b").ours == pytest.approx(100)
+
+
+def test_a_missing_seed_of_a_row_of_ours_shows() -> None:
+    full = kept()
+    fewer = replace(full, records=tuple(r for r in full.records if (r.unit, r.seed) != ("selected", 1)))
+    row = find(fewer, "top1", "selected", "8")
+    assert (row.n, row.state, row.reason) == (2, "missing", "compute: 2 of 3 seeds recorded")
 
 
 def test_fewer_seeds_than_planned_show_as_missing() -> None:
@@ -195,7 +209,7 @@ def test_nothing_recorded_still_gives_every_row() -> None:
     target = targets.get("table1")
     found = target.rows(evidence(target))
     numbers = [r for r in found if r.kind == "number"]
-    assert len(numbers) == 11 * 4 + 10
+    assert len(numbers) == (11 + 7) * 4 + (10 + 7)
     assert {r.state for r in numbers} == {"missing"}
     assert {r.verdict for r in numbers} == {""}
 

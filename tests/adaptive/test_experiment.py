@@ -137,6 +137,25 @@ def test_calibration_changes_batch_norm_and_nothing_else(root: Path, monkeypatch
     assert not torch.equal(first, last)  # calibrated anew at each bit-width
 
 
+def test_calibrated_statistics_of_a_quantized_network_are_those_of_what_its_batch_norms_read() -> None:
+    """At 2 bits; each the average over batches."""
+    settings = with_defaults(width=8, stem_stride=2)
+    network = experiment.quantized(experiment.float_network(PROBLEM, settings, 0), METHODS["joint"].recipe, settings)
+    set_bits(network, 2)
+    read: dict[str, list[torch.Tensor]] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda m, x, name=name: read.setdefault(name, []).append(x[0].clone()))
+    batches = experiment._Data(PROBLEM, SETTINGS, Context(Path())).calibration(seed=0)
+    experiment.calibrate_batch_norm(network, batches)
+    assert len(read) == 20
+    for name, parts in read.items():
+        assert len(parts) == 2
+        norm = network.get_submodule(name)
+        torch.testing.assert_close(norm.running_mean, torch.stack([x.mean((0, 2, 3)) for x in parts]).mean(0))
+        torch.testing.assert_close(norm.running_var, torch.stack([x.var((0, 2, 3)) for x in parts]).mean(0))
+
+
 @pytest.mark.parametrize("augmented", [True, False])
 def test_calibration_sees_training_images_as_training_or_as_stored(augmented: bool) -> None:
     data = experiment._Data(PROBLEM, {**SETTINGS, "bn_augmented": augmented}, Context(Path()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from repro.adaptive.methods import BITS, METHODS, Recipe
 from repro.adaptive.settings import with_defaults
 from repro.adaptive.swapping import draw
 from repro.adaptive.teachers import choose, entropy, weight_distances
+from repro.networks.mobilenet import MobileNetV2
 from repro.networks.quantize import set_bits
 from repro.networks.resnet import ResNet18
 from repro.networks.switchable import TransitionalBatchNorm2d
@@ -37,10 +39,13 @@ ALIKE = {
 """A method of each kind: those that differ in who teaches or in swapping alone have the same network and state."""
 
 
-def network_of(name: str) -> nn.Module:
+NETWORKS = {"resnet18": partial(ResNet18, width=2, stem_stride=2), "mobilenetv2": partial(MobileNetV2, 0.1, 2)}
+
+
+def network_of(name: str, network: str = "resnet18") -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return quantized(ResNet18(width=2, stem_stride=2), METHODS[name].recipe, SETTINGS).train()
+        return quantized(NETWORKS[network](), METHODS[name].recipe, SETTINGS).train()
 
 
 def step_of(network: nn.Module, recipe: Recipe, steps: int = 10) -> JointStep:
@@ -298,10 +303,13 @@ def test_learning_rates_of_a_joint_method() -> None:
     assert [len(group["params"]) for group in groups] == [1 + 2, 19, 160, 64]
 
 
-@pytest.mark.parametrize("name", ALIKE.values())
-def test_state_is_saved_and_loaded_whole_and_bits_switch_in_place(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*(("resnet18", name) for name in ALIKE.values()), ("mobilenetv2", "coquant"), ("mobilenetv2", "bit_mixer")],
+)
+def test_state_is_saved_and_loaded_whole_and_bits_switch_in_place(kind: str, name: str, tmp_path: Path) -> None:
     """Outputs at each bit-width are equal before and after a save, and in whatever order they are asked for."""
-    network, recipe = network_of(name), METHODS[name].recipe
+    network, recipe = network_of(name, kind), METHODS[name].recipe
     optimizer = quantized_optimizer(network, SETTINGS, 4)
     if recipe.random_bits:
         BitMixerStep(network, BITS, SETTINGS, 10, seed=0)(IMAGES, LABELS, 9)
@@ -309,7 +317,7 @@ def test_state_is_saved_and_loaded_whole_and_bits_switch_in_place(name: str, tmp
         step_of(network, replace(recipe, swapped=False))(IMAGES, LABELS, 0)
     optimizer.step()
     save(network.state_dict(), tmp_path / "network.pt")
-    other = network_of(name)
+    other = network_of(name, kind)
     other.load_state_dict(load(tmp_path / "network.pt"))
     before, after = (
         {bits: _at(one.eval(), bits) for bits in order} for one, order in ((network, BITS), (other, BITS[::-1]))

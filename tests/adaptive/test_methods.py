@@ -50,6 +50,16 @@ def test_rows_of_the_paper_come_first_and_rows_without_print_say_whose_they_are(
     )
 
 
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "table4"])
+def test_all_methods_train_for_as_many_steps_on_as_many_images(name: str) -> None:
+    target = targets.get(name)
+    for scale in target.scales:
+        units = [unit for unit in planned(target, scale) if "epochs" in unit.settings]
+        lengths = {tuple(unit.settings.get(key) for key in ("epochs", "batch", "train_images")) for unit in units}
+        assert len(units) > 8
+        assert len(lengths) == 1
+
+
 @pytest.mark.parametrize("name", ["table1", "table2"])
 def test_ours_run_where_asked_after_every_printed_row(name: str) -> None:
     target = targets.get(name)

@@ -1,5 +1,6 @@
 """Block swapping: probabilities over time and depth, whose parts a forward pass touched, and where gradients go."""
 
+import re
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,6 +38,10 @@ IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 )
 def test_probability_of_the_student_over_time_and_depth(progress: float, by_depth: bool, expected: list) -> None:
     assert student_probabilities(progress, 4, 0.1, by_depth) == pytest.approx(expected)
+
+
+def test_the_end_of_the_rise_is_a_setting() -> None:
+    assert student_probabilities(0.5, 2, 0.5, by_depth=False, end=0.9) == pytest.approx([0.7] * 2)
 
 
 def test_blocks_are_swapped_with_probability_one_minus_p() -> None:
@@ -83,6 +88,12 @@ def test_running_statistics_of_the_teacher_are_left_alone(network: nn.Module) ->
     assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
 
+def _bits_of(name: str) -> str:
+    """The bit-width whose batch norm or clip level a parameter is of; empty for a weight, which all share."""
+    found = re.search(r"\.(?:norms|levels)\.(\d)\.", name)
+    return found[1] if found else ""
+
+
 @pytest.mark.parametrize("trains_teacher", [False, True])
 def test_gradients_reach_the_students_blocks_and_the_swapped_ones_as_configured(
     network: nn.Module, trains_teacher: bool
@@ -92,10 +103,12 @@ def test_gradients_reach_the_students_blocks_and_the_swapped_ones_as_configured(
         output = network(IMAGES)
     output.square().sum().backward()
     reached = {name for name, p in network.named_parameters() if p.grad is not None}
-    assert ("blocks.3.conv1.weight" in reached) == trains_teacher
-    assert ("blocks.3.bn1.norms.6.weight" in reached) == trains_teacher
-    assert {"blocks.2.conv1.weight", "blocks.4.conv1.weight", "conv1.weight"} <= reached
-    assert "blocks.3.bn1.norms.2.weight" not in reached
+    block = {parameter for module in network.swappable()[3] for parameter in module.parameters()}
+    inside = {name for name in reached if network.get_parameter(name) in block}
+    assert {_bits_of(name) for name in reached - inside} == {"", "2"}
+    assert {"blocks.2.conv1.weight", "blocks.4.conv1.weight", "conv1.weight", "fc.weight"} <= reached - inside
+    assert {_bits_of(name) for name in inside} == ({"", "6"} if trains_teacher else set())
+    assert {"blocks.3.conv1.weight", "blocks.2.act2.levels.6.alpha"} <= inside or not trains_teacher
     assert all(p.requires_grad for p in network.parameters())
 
 
