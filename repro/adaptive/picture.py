@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RENDERER = 2
+RENDERER = 3
 """Raised when the drawing changes."""
 
 COLUMNS = 4
@@ -34,12 +35,14 @@ def picture(title: str, printed: PublishedTable, evidence: Evidence) -> Figure:
     """The picture of a table.
 
     A panel shows one method's top-1 in percent at each bit-width: printed values in grey with open markers, ours as
-    mean and standard deviation over seeds; the thin line is our Individual's.
+    mean and standard deviation over seeds; the thin line is our Individual's. Rows that are ours have a panel where
+    they are recorded, and nothing printed in it.
     """
     from matplotlib.figure import Figure
 
     sources = [Measured(printed, evidence, scale) for scale in evidence.scales]
-    methods = list(printed.methods)
+    own = [m for m, method in METHODS.items() if method.origin and any(_curve(source, m)[0] for source in sources)]
+    methods = [*printed.methods, *own]
     panels = len(methods) + 1  # the last holds the legend
     with style():
         figure = Figure(figsize=(10, 2.3 * -(-panels // COLUMNS) + 0.5))
@@ -60,8 +63,9 @@ def picture(title: str, printed: PublishedTable, evidence: Evidence) -> Figure:
 
 def _panel(axes: Axes, printed: PublishedTable, method: str, sources: Sequence[Measured]) -> None:
     x = range(len(printed.bits))
-    published = [float(printed.cell(method, bits)) for bits in printed.bits]
-    axes.plot(x, published, "o--", color="#8A8A8A", markerfacecolor="white", markersize=5, label="published")
+    if method in printed.methods:
+        published = [float(printed.cell(method, bits)) for bits in printed.bits]
+        axes.plot(x, published, "o--", color="#8A8A8A", markerfacecolor="white", markersize=5, label="published")
     for source, colour in zip(sources, COLOURS, strict=False):
         if method != INDIVIDUAL:
             at, mean, _ = _curve(source, INDIVIDUAL)
@@ -72,7 +76,7 @@ def _panel(axes: Axes, printed: PublishedTable, method: str, sources: Sequence[M
             axes.errorbar(at, mean, sd, fmt="o-", color=colour, markersize=4, capsize=2, label=label)
         else:
             axes.text(0.5, 0.08, "not recorded", transform=axes.transAxes, ha="center", fontsize=9, color=colour)
-    axes.set_title(METHODS[method].label, fontsize=10)
+    axes.set_title(textwrap.fill(METHODS[method].title, 28), fontsize=10)
     axes.set_xticks(x, [str(bits) for bits in printed.bits])
     axes.set_ylim(0, 100)
 

@@ -28,11 +28,15 @@ def test_every_method_has_a_panel_with_the_print_ours_and_individual() -> None:
     panels = {
         axes.get_title("left"): axes for axes in picture.picture(target.title, printed, kept()).axes if axes.lines
     }
-    assert list(panels) == [METHODS[method].label for method in printed.methods]
-    for method in printed.methods:
-        axes = panels[METHODS[method].label]
+    panels = {title.replace("\n", " "): axes for title, axes in panels.items()}
+    assert list(panels) == [method.title for method in METHODS.values()]
+    for method in METHODS:
+        axes = panels[METHODS[method].title]
         lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
-        assert lines["published"] == [float(printed.cell(method, bits)) for bits in printed.bits]
+        if METHODS[method].origin:
+            assert "published" not in lines
+        else:
+            assert lines["published"] == [float(printed.cell(method, bits)) for bits in printed.bits]
         assert ("Individual, cpu scale" in lines) == (method != "individual")
         (bars,) = axes.containers
         expected = [10.1] * 4 if method == "dq32" else [90.1] * 3 + [80.1]
@@ -40,12 +44,14 @@ def test_every_method_has_a_panel_with_the_print_ours_and_individual() -> None:
         assert not axes.texts
 
 
-def test_what_is_not_recorded_says_so() -> None:
+def test_what_is_not_recorded_says_so_and_of_ours_is_left_out() -> None:
     target, found = get("table1"), kept()
-    fewer = replace(found, records=tuple(record for record in found.records if record.unit != "joint"))
+    left = tuple(record for record in found.records if record.unit not in ("joint", "selected"))
+    fewer = replace(found, records=left)
     figure = picture.picture(target.title, target.published, fewer)
     said = {axes.get_title("left"): [text.get_text() for text in axes.texts] for axes in figure.axes if axes.texts}
     assert said == {METHODS["joint"].label: ["not recorded"]}
+    assert METHODS["selected"].title not in {axes.get_title("left").replace("\n", " ") for axes in figure.axes}
 
 
 def test_a_table_without_records_has_no_picture(tmp_path) -> None:
