@@ -1,8 +1,8 @@
 """The differentiable quantizer for torch: `fake_quantize`, over the forward and backward of a torch backend.
 
-Eager calls go through an `autograd.Function`. Under `torch.compile` and `torch.export` the same call becomes either
-the operator of `backends.operator`, which runs a backend as it is but which Inductor cannot fuse with its neighbours,
-or on the CPU the operations of the eager backend, which it can.
+Eager calls go through an `autograd.Function`. Under `torch.compile` and `torch.export` the same call becomes, in
+`backends.tracing`, either the operator of `backends.operator`, which runs a backend as it is but which Inductor cannot
+fuse with its neighbours, or on the CPU the operations of the eager backend, which it can.
 """
 
 from __future__ import annotations
@@ -16,15 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import backends
-from backends import operator
-from backends.contract import (
-    Backend,
-    BackendUnavailableError,
-    Scaler,
-    check_noise,
-    check_parameters,
-    registered_function,
-)
+from backends import operator  # noqa: F401  registered, for the exported programs that call it
+from backends.contract import Backend, BackendUnavailableError, Scaler, check_noise, registered_function
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
 FASTER_TRACED: tuple[str, ...] = ()
@@ -74,17 +67,17 @@ def fake_quantize(
     (tensor([0.0000, 0.9600, 1.0000, 0.0000]), tensor(0.4240), tensor(1.))
     """
     if torch.compiler.is_compiling():
-        return _traced(
-            x, step, lower, upper, noise, axis, backend, scaler.name, scaler.delta, scaler.alpha, scaler.form
-        )
-    module = _torch_backend(backend, x, scaler.name)
+        from backends.tracing import traced  # not before: it imports Dynamo, which takes seconds
+
+        return traced(x, step, lower, upper, noise, axis, backend, scaler.name, scaler.delta, scaler.alpha, scaler.form)
+    module = torch_backend(backend, x, scaler.name)
     check_noise(scaler, noise, x.shape)
     if noise is None and not (isinstance(step, Tensor) or isinstance(lower, Tensor) or isinstance(upper, Tensor)):
         return _FixedGrid.apply(x, (step, lower, upper), (scaler, axis, module))
-    return _FakeQuantize.apply(x, step, lower, upper, noise, (scaler, axis, module))
+    return FakeQuantize.apply(x, step, lower, upper, noise, (scaler, axis, module))
 
 
-def _torch_backend(name: str | None, x: Tensor, scaler: str) -> Backend:
+def torch_backend(name: str | None, x: Tensor, scaler: str) -> Backend:
     """The backend asked for by name or by the environment; else, automatically, fused where it can and eager."""
     if not (name or os.environ.get(backends.ENVIRONMENT_VARIABLE)):
         traced = torch.compiler.is_compiling() and x.device.type in FASTER_TRACED
@@ -96,55 +89,15 @@ def _torch_backend(name: str | None, x: Tensor, scaler: str) -> Backend:
     return module
 
 
-@torch.compiler.allow_in_graph  # Dynamo leaves the call whole; AOTAutograd runs it, as ordinary Python
-def _traced(
-    x: Tensor,
-    step: Any,
-    lower: Any,
-    upper: Any,
-    noise: Tensor | None,
-    axis: int | None,
-    backend: str | None,
-    *scaler: Any,
-) -> Tensor:
-    """`fake_quantize` of tensors without data; `scaler` is its fields. Raises where the shapes and numbers are wrong.
-
-    An exported graph always holds the operator: traced operations would lose the gradients on the way. So does any
-    graph on CUDA, where Inductor's division would be an approximation, against Q1.
-    """
-    module = _torch_backend(backend, x, scaler[0])
-    check_noise(Scaler(*scaler), noise, x.shape)
-    parameters = _as_tensors(x, step, lower, upper)
-    whole = module.__name__ != "backends.eager" or x.device.type == "cuda"  # type: ignore[attr-defined]
-    if whole or torch.compiler.is_exporting():
-        name = module.__name__.removeprefix("backends.")  # type: ignore[attr-defined]
-        return operator.fake_quantize(x, *parameters, noise, axis, name, *scaler)
-    if axis is None:
-        return _traced(x[None], *parameters, noise if noise is None else noise[None], 0, backend, *scaler)[0]
-    # The eager backend reads 0-d parameters on the CPU, to check them: what has no data must be 1-D.
-    channels = (parameter.expand(x.shape[axis]) for parameter in parameters)
-    return _FakeQuantize.apply(x, *channels, noise, (Scaler(*scaler), axis, module))
-
-
-def _as_tensors(x: Tensor, step: Any, lower: Any, upper: Any) -> list[Tensor]:
-    """The parameters, numbers among them checked and made tensors in the compute dtype on the device of x."""
-    parameters = {"step": step, "lower": lower, "upper": upper}
-    numbers = {name: value for name, value in parameters.items() if not isinstance(value, Tensor)}
-    dtype = operator.compute_dtype(x)
-    check_parameters(**numbers, dtype=str(dtype).removeprefix("torch."))
-    return [
-        torch.full((), value, dtype=dtype, device=x.device) if name in numbers else value
-        for name, value in parameters.items()
-    ]
-
-
 def _first_order(backward: Callable) -> Callable:
     """`once_differentiable`, at its price only where a graph of the backward is asked for."""
     guarded = once_differentiable(backward)
     return lambda ctx, grad: (guarded if torch.is_grad_enabled() else backward)(ctx, grad)
 
 
-class _FakeQuantize(torch.autograd.Function):
+class FakeQuantize(torch.autograd.Function):
+    """`fake_quantize` of a backend that is chosen, with the gradients of all four."""
+
     @staticmethod
     def forward(
         ctx: Any,

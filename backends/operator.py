@@ -105,5 +105,6 @@ fake_quantize.register_autograd(_differentiate, setup_context=_keep)
 
 # Autocast casts nothing: the quantizer computes in float32 whatever the dtype of x, and y keeps that dtype (Q5).
 _library = torch.library.Library("backends", "FRAGMENT")
-for _key in AUTOCAST_KEYS:
-    _library.impl("fake_quantize", torch.library.fallthrough_kernel, _key)
+for _name in ("fake_quantize", "fake_quantize_backward"):
+    for _key in AUTOCAST_KEYS:
+        _library.impl(_name, torch.library.fallthrough_kernel, _key)

@@ -1,7 +1,7 @@
 """The fused kernels on the CPU: what the contract's functions hand to the compiled loops, and on how many threads.
 
 Tensors that are dense in any order of dimensions (contiguous, channels-last, transposed) are taken as they lie in
-memory; others are copied first. A call costs a few microseconds beside the loop.
+memory; others are copied first.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from backends.contract import (
 )
 from backends.fused import curves, loops, overlap, threads
 
+CPU = torch.device("cpu")
 STORAGE = {torch.float32: np.float32, torch.bfloat16: np.uint16}
 """The dtypes that it computes, and how the loops see them."""
 
@@ -110,9 +111,9 @@ def backward(
     noise = None if noise is None else _laid_out_like(work.x, noise.float())
     result = _destination(out, work.x, grad, noise)
     asked = needs[0] * loops.STEP_SUM | needs[1] * loops.LOWER_SUM | needs[2] * loops.UPPER_SUM
-    sums = torch.empty(3 if split.channels == 1 else 3 + 3 * split.channels) if asked else None
+    sums = _empty(3 if split.channels == 1 else 3 + 3 * split.channels, torch.float32) if asked else None
     folded = asked and (split.blocks != 1 or split.spread)
-    partial = torch.empty(split.partial, dtype=torch.float64) if folded else None
+    partial = _empty(split.partial, torch.float64) if folded else None
     work.run(
         loops.loop("backward_by_column" if split.spread else "backward", storage, kind, asked),
         result,
@@ -247,7 +248,7 @@ class _Work(NamedTuple):
 def _prepare(x: Tensor, step: Any, lower: Any, upper: Any, axis: int | None) -> _Work:
     """x and the parameters as the loops take them, checked (Q5-Q7)."""
     order = list(range(x.ndim)) if x.is_contiguous() else _order(x)
-    if order is None:
+    if order is None or x.is_neg():
         x = x.detach().clone()  # without gaps, laid out as `empty_like` has it
         order = _order(x)
     if isinstance(step, Tensor) or isinstance(lower, Tensor) or isinstance(upper, Tensor):
@@ -280,7 +281,7 @@ def _prepare_channels(x: Tensor, order: list[int], given: dict[str, Any], axis: 
 def _column(value: Any, channels: int) -> Tensor:
     """A parameter as one float32 number per channel."""
     if not isinstance(value, Tensor) or not value.ndim:
-        return torch.full((channels,), float(_read(value)), dtype=torch.float32)
+        return torch.full((channels,), float(_read(value)), dtype=torch.float32, device=CPU)
     value = value.detach() if torch.is_grad_enabled() else value
     return value if value.dtype == torch.float32 else value.float()
 
@@ -342,7 +343,15 @@ def _order(x: Tensor) -> list[int] | None:
     return order
 
 
+def _empty(elements: int, dtype: torch.dtype) -> Tensor:
+    """Memory for sums, whatever the dtype and the device that torch makes tensors with by default."""
+    return torch.empty(elements, dtype=dtype, device=CPU)
+
+
 def _same_layout(a: Tensor, b: Tensor) -> bool:
+    """Whether the same place in memory holds the same element; not where one is a view that turns signs."""
+    if a.is_neg() or b.is_neg():
+        return False
     return (a.is_contiguous() and b.is_contiguous()) or a.stride() == b.stride()
 
 

@@ -138,6 +138,17 @@ class TestAgainstFloat64:
             parameters = [parameter * factors for parameter in parameters]
         self.check(backend, g, x, parameters, scaler, axis)
 
+    @pytest.mark.parametrize(("shape", "axis"), [((100_003,), None), ((5, 3, 7001), 1), ((6001, 17), 1)])
+    def test_sums_over_many_blocks(self, backend: Case, shape: tuple[int, ...], axis: int | None) -> None:
+        """Of one grid; of channels that are runs; of channels that are columns."""
+        generator, setting = np.random.default_rng(0), grid(4, signed=True, step=0.1)
+        x, g = random_values(setting, shape, generator), generator.standard_normal(shape, dtype=np.float32)
+        parameters = list(np.float32(setting.parameters))
+        if axis is not None:
+            factors = np.linspace(0.6, 1.7, shape[axis], dtype=np.float32)
+            parameters = [parameter * factors for parameter in parameters]
+        self.check(backend, g, x, parameters, Scaler("ewgs", delta=0.2), axis)
+
     def test_gradients_on_the_tie_grid(self, backend: Case) -> None:
         """With a power of two for a step both precisions see the same v, ties and all."""
         setting = grid(5, signed=True, step=0.25)

@@ -190,6 +190,11 @@ class TestExport:
 class TestAutocast:
     """Nothing is cast: y has the dtype of x, whatever autocast says, and so have the gradients."""
 
+    @pytest.mark.parametrize("name", ["fake_quantize", "fake_quantize_backward"])
+    def test_both_operators_have_a_rule(self, name: str) -> None:
+        for key in operator.AUTOCAST_KEYS:
+            assert torch._C._dispatch_has_kernel_for_dispatch_key(f"backends::{name}", key)
+
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     @pytest.mark.parametrize("backend", ["eager", "fused"])
     @pytest.mark.parametrize("compiled", [False, True], ids=["eagerly", "compiled"])
