@@ -113,15 +113,15 @@ class TestClauses:
         assert_equal(other.codes(x, *parameters, axis=axis), reference.codes(x, *parameters, axis=axis))
         assert_equal(other.forward(x, *parameters, axis=axis), reference.forward(x, *parameters, axis=axis))
 
-    def test_Q5_parameters_are_cast_to_the_compute_dtype(self, backend: Case) -> None:
+    @pytest.mark.parametrize(("dtype", "code"), [(np.float32, 0), (np.float64, 1)])
+    def test_Q5_parameters_are_cast_to_the_compute_dtype(self, backend: Case, dtype: type, code: int) -> None:
         """0.1 is larger in float32 than in float64, so that half a float32 step is a tie in float32 alone."""
         half = np.float32(0.5) * np.float32(0.1)
         for shape, axis in (((), None), ((1,), 0)):
             step, lower, upper = (np.full(shape, value) for value in (0.1, -1.0, 1.0))
-            assert_equal(backend.codes(np.float32([half]), step, lower, upper, axis=axis), np.int32([0]))
-            assert_equal(backend.codes(np.float64([half]), step, lower, upper, axis=axis), np.int32([1]))
-            values = backend.forward(np.float32([0.3]), step, lower, upper, axis=axis)
-            assert_equal(values, np.float32([3]) * np.float32(0.1))
+            assert_equal(backend.codes(np.array([half], dtype), step, lower, upper, axis=axis), np.int32([code]))
+            values = backend.forward(np.array([0.3], dtype), step, lower, upper, axis=axis)
+            assert_equal(values, np.array([3], dtype) * dtype(0.1))
 
     def test_Q5_float64_input_is_computed_in_float64(self, backend: Case) -> None:
         x = np.array([0.5 - 2**-40, 0.5, 0.5 + 2**-40])
