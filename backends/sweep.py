@@ -2,8 +2,8 @@
 
 All 2**32 (2**16) bit patterns go through each setting: every bit-width, signed and unsigned, with ordinary steps and
 with steps chosen to hurt. Codes and values that differ are counted; zeros compare as values and any NaN equals any
-NaN (contract Q4, Q5). The outcome is a JSON file, written after each setting; running again goes on from there, and
-starts anew where the code of the backend or of this module has changed.
+NaN (contract Q4, Q5). The outcome is a JSON file, written after each setting; running again goes on from there, as long
+as the code of the backend and of this module, and the machine, are the same.
 
 The reference takes four times as long as its arithmetic needs, for arrays that it makes on the way; `expected` is the
 same few NumPy operations in place, and the tests hold it to the reference.
@@ -44,6 +44,7 @@ HARD = {
 CHUNK = 2**16
 """Inputs compared at a time: small enough for a core's cache."""
 INPUTS = {"float32": 2**32, "bfloat16": 2**16}
+ON_CPU = ("fused/cpu.py", "fused/loops.py", "fused/curves.py", "fused/threads.py")
 DEFAULT_OUT = Path("benchmarks/sweep.json")
 
 
@@ -160,11 +161,13 @@ class _Task:
         return sweep(setting, self.backend, self.device)
 
 
-def sources(backend: str) -> str:
-    """SHA-256 over the code of the backend and of this module: outcomes are good for these alone."""
+def sources(backend: str, device: str) -> str:
+    """SHA-256 over the code of the backend, the contract and this module: outcomes are good for these alone."""
     folder = Path(__file__).parent
-    files = sorted([*folder.glob(f"{backend}.py"), *folder.glob(f"{backend}/*.py"), Path(__file__)])
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    files = {*folder.glob(f"{backend}.py"), *folder.glob(f"{backend}/*.py"), folder / "contract.py", Path(__file__)}
+    elsewhere = ("fused/cuda.py",) if device == "cpu" else ON_CPU
+    own = sorted(files.difference(map(folder.joinpath, elsewhere)))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in own)).hexdigest()
 
 
 def machine() -> dict[str, str]:
@@ -176,7 +179,7 @@ def machine() -> dict[str, str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; 0 where nothing differs, 1 otherwise."""
+    """The command; 0 where nothing differs, 1 where something does, 2 where the outcomes in the file are others'."""
     parser = argparse.ArgumentParser(prog="python -m backends.sweep", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bits", type=int, nargs="+", choices=BIT_WIDTHS, default=BIT_WIDTHS, help="only these widths")
     parser.add_argument("--dtype", choices=INPUTS, nargs="+", default=list(INPUTS), help="only these dtypes")
@@ -185,14 +188,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"outcome (default: {DEFAULT_OUT})")
     chosen = parser.parse_args(arguments)
-    header = {"backend": chosen.backend, "device": chosen.device, "sources": sources(chosen.backend)}
+    header = {
+        "backend": chosen.backend,
+        "device": chosen.device,
+        "sources": sources(chosen.backend, chosen.device),
+        **machine(),
+    }
     done = _read(chosen.out, header)
+    if done is None:
+        remedy = "give another --out, or delete it to start anew"
+        print(f"{chosen.out}: made by other code, or on another machine: {remedy}", file=sys.stderr)
+        return 2
     asked = [setting for setting in settings(chosen.bits) if setting.dtype in chosen.dtype]
     todo = [setting for setting in asked if setting not in done]
     start = time.monotonic()
     for count, outcome in enumerate(run(todo, chosen.backend, chosen.device, chosen.workers), start=1):
         done[outcome.setting] = outcome
-        _write(chosen.out, header | machine(), done)
+        _write(chosen.out, header, done)
         left = (time.monotonic() - start) / count * (len(todo) - count) / 60
         print(f"{count} of {len(todo)}, {left:.0f} min left: {_sentence([outcome])}", file=sys.stderr, flush=True)
     outcomes = [done[setting] for setting in asked]
@@ -206,11 +218,13 @@ def _sentence(outcomes: list[Outcome]) -> str:
     return f"{where}: {inputs} inputs, {codes} differing codes, {values} differing values"
 
 
-def _read(path: Path, header: dict[str, str]) -> dict[Setting, Outcome]:
-    """Outcomes in the file that are of the same code; none where there is no file."""
-    content: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    if any(content.get(key) != value for key, value in header.items()):
+def _read(path: Path, header: dict[str, str]) -> dict[Setting, Outcome] | None:
+    """Outcomes in the file, if there is one; None where they are of other code, or of another machine."""
+    if not path.exists():
         return {}
+    content: dict[str, Any] = json.loads(path.read_text())
+    if any(content.get(key) != value for key, value in header.items()):
+        return None
     outcomes = [Outcome(**row | {"setting": Setting(**row["setting"])}) for row in content["outcomes"]]
     return {outcome.setting: outcome for outcome in outcomes}
 

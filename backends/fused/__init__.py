@@ -1,7 +1,7 @@
 """The fused backend: one pass forward and one pass backward; Numba on the CPU, Triton on CUDA, by the device of x.
 
-The four functions are those of the contract. It computes float32 and bfloat16, and the scalers of the paper: for other
-dtypes, for registered scalers and for other devices it names `eager`.
+The four functions are those of the contract. It computes float32 and bfloat16 (on CUDA float16 too), and the scalers of
+the paper: for other dtypes, for registered scalers and for other devices it names `eager`.
 """
 
 from __future__ import annotations

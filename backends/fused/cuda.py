@@ -10,7 +10,7 @@ see as a matrix cut into tiles of `TILE` elements. A whole row, or a whole colum
 
 One program does one tile. Backward it leaves three sums for each row or column of its tile, which torch then adds up:
 no atomics, the same result at every run (G3). A tile that lies wholly inside the matrix is loaded and stored without
-a mask, hence in vectors of 16 bytes whatever the size of x.
+a mask: in vectors of 16 bytes where a row is the whole matrix, whatever the size of x, or a multiple of 16 elements.
 
 float16, bfloat16 and float32 are computed in float32 (Q5). Nothing waits for the device (Q7): numbers travel as float32
 arguments of the launch, tensors are read by the kernel. A kernel is compiled when first called with other dtypes,

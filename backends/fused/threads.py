@@ -1,7 +1,7 @@
 """Running a compiled loop on torch's own threads.
 
-The team is that of the OpenMP runtime which torch has loaded, entered through the function that its compiled code calls
-itself. So there is one pool of threads in the process, no more of them than `torch.set_num_threads` allows, and a
+The team is that of the OpenMP runtime which torch has loaded, entered through the function that code compiled by GCC
+calls. So there is one pool of threads in the process, no more of them than `torch.set_num_threads` allows, and a
 DataLoader's worker, which has one, gets one. Where a platform has no such runtime, and in a forked process, which
 inherits none of the pool's threads, loops run on the calling thread; results are the same.
 """

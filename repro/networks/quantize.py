@@ -106,12 +106,13 @@ def set_bits(network: nn.Module, bits: int | None) -> None:
     """Switch every quantizer and batch norm of `network` to `bits`, in place; None is full precision.
 
     A switchable module knows its own bit-widths alone: for another, None included, its next forward pass raises
-    `KeyError`. Whatever has `bits` is switched and decides itself what is inside it. Attributes are written where torch
-    would put them after its checks, which take milliseconds in a deep network.
+    `KeyError`. Whatever has `bits` is switched and decides itself what is inside it. Attributes are read and written
+    where torch keeps them: its own ways there take milliseconds in a deep network.
     """
     state = vars(network)
     if "bits" in state:
         state.update({name: bits for name in ("bits", "previous") if name in state})
         return
-    for child in network.children():
-        set_bits(child, bits)
+    for child in state["_modules"].values():
+        if child is not None:
+            set_bits(child, bits)

@@ -32,8 +32,9 @@ def test_settings_are_distinct_and_valid() -> None:
     assert len(set(every)) == len(every) == 2 * 2 * 7 * (len(sweep.ORDINARY) + len(sweep.HARD) + 1)
 
 
-def test_all_of_bfloat16() -> None:
-    outcome = sweep.sweep(Setting("bfloat16", bits=8, signed=False, step=0.1), "eager")
+@pytest.mark.parametrize("setting", [s for s in sweep.settings(sweep.BIT_WIDTHS) if s.dtype == "bfloat16"], ids=str)
+def test_all_of_bfloat16(setting: Setting) -> None:
+    outcome = sweep.sweep(setting, "fused")
     assert (outcome.inputs, outcome.codes, outcome.values) == (2**16, 0, 0)
 
 
@@ -51,7 +52,7 @@ def test_differences_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (outcome.inputs, outcome.codes, outcome.values) == (1, 1, 1)
 
 
-def test_a_second_run_goes_on_and_other_code_starts_anew(
+def test_a_second_run_goes_on_and_other_code_replaces_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     few = [Setting("bfloat16", bits, signed=True, step=0.1) for bits in (2, 3)]
@@ -69,8 +70,34 @@ def test_a_second_run_goes_on_and_other_code_starts_anew(
     assert run().err == ""
     assert "131072 inputs, 0 differing codes, 0 differing values" in run().out
     assert [row["setting"]["bits"] for row in json.loads(out.read_text())["outcomes"]] == [2, 3]
-    monkeypatch.setattr(sweep, "sources", lambda _: "other")
-    assert "2 of 2" in run().err
-    monkeypatch.setattr(sweep, "sources", lambda _: "a third")
+    kept = out.read_bytes()
+    for name, other in (("sources", lambda *_: "other"), ("machine", lambda: {"cpu": "other"})):
+        with monkeypatch.context() as patch:
+            patch.setattr(sweep, name, other)
+            assert sweep.main(command) == 2
+        assert capsys.readouterr().err.endswith("give another --out, or delete it to start anew\n")
+        assert out.read_bytes() == kept
+    out.unlink()
     monkeypatch.setattr(eager, "forward", lambda x, *_: torch.zeros_like(x))
     assert sweep.main(command) == 1
+
+
+def test_the_code_that_outcomes_are_good_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("sweep.py", "contract.py", "eager.py", "fused/__init__.py", "fused/cuda.py", *sweep.ON_CPU):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(sweep, "__file__", str(tmp_path / "sweep.py"))
+
+    def changes(file: str, device: str) -> bool:
+        before = sweep.sources("fused", device)
+        with (tmp_path / file).open("a") as added:
+            added.write("#")
+        return sweep.sources("fused", device) != before
+
+    for device, cpu, cuda in (("cpu", True, False), ("cuda", False, True)):
+        assert changes("contract.py", device)
+        assert changes("sweep.py", device)
+        assert changes("fused/__init__.py", device)
+        assert not changes("eager.py", device)
+        assert changes("fused/cuda.py", device) == cuda
+        assert [changes(name, device) for name in sweep.ON_CPU] == [cpu] * 4

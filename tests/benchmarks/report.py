@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +115,7 @@ def _short(number: float | None) -> Any:
 
 def table(found: Iterable[Row]) -> str:
     """The rows as Markdown; `time` is in multiples of that of the race's base."""
-    header = ["operation", "data", "backend", "ms", "p20 – p80", "GB/s", "of copy", "time", "of", "peak MiB"]
+    header = ["operation", "data", "backend", "ms", "p20 – p80", "GB/s", "of copy", "time", "of", "peak MiB", "commit"]
     lines = [
         [
             row.operation,
@@ -126,10 +128,11 @@ def table(found: Iterable[Row]) -> str:
             f"{row.of_base:.2f}",
             row.base,
             "" if row.peak_mib is None else f"{row.peak_mib:.0f}",
+            row.commit[:7] + "+" * row.commit.endswith("+"),
         ]
         for row in found
     ]
-    return markdown_table(header, lines, "lllrrrrrlr")
+    return markdown_table(header, lines, "lllrrrrrlrl")
 
 
 @dataclass(frozen=True)
@@ -147,8 +150,12 @@ class Promise:
     at_most: float | None = None
     measure: str = "ms"
 
-    def judge(self, found: Sequence[Row]) -> list[tuple[str, float, str, str]]:
-        """Of each data set that matches and has both: its name, the ratio, the limit, whether it holds."""
+    @property
+    def limit(self) -> str:
+        return f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
+
+    def judge(self, found: Sequence[Row]) -> list[tuple[str, float, str]]:
+        """Of each data set that matches and has both: its name, the ratio, whether it holds."""
         of_key = {row.key: row for row in found}
         judged = []
         for data in dict.fromkeys(row.data for row in found if re.fullmatch(self.data, row.data)):
@@ -160,9 +167,8 @@ class Promise:
             holds = (self.at_least is None or ratio >= self.at_least) and (
                 self.at_most is None or ratio <= self.at_most
             )
-            limit = f"≥ {self.at_least:g}" if self.at_least is not None else f"≤ {self.at_most:g}"
             said = "disturbed" if over.disturbed or under.disturbed else "yes" if holds else "NO"
-            judged.append((data, ratio, limit, said))
+            judged.append((data, ratio, said))
         return judged
 
 
@@ -201,11 +207,12 @@ PROMISES = (
 
 
 def promises(found: Sequence[Row]) -> str:
-    """Every promised ratio that the rows can judge, as Markdown."""
+    """Every promised ratio as Markdown: `missing` where no rows can judge it."""
     lines = [
-        [p.operation, data, f"{p.over} / {p.under}{', memory' * (p.measure != 'ms')}", f"{ratio:.2f}", limit, said]
+        [p.operation, data, f"{p.over} / {p.under}{', memory' * (p.measure != 'ms')}", ratio, p.limit, said]
         for p in PROMISES
-        for data, ratio, limit, said in p.judge(found)
+        for data, ratio, said in [(data, f"{ratio:.2f}", said) for data, ratio, said in p.judge(found)]
+        or [(p.data, "", "missing")]
     ]
     return markdown_table(["operation", "data", "times", "ratio", "promised", "holds"], lines, "lllrrl")
 
@@ -213,9 +220,16 @@ def promises(found: Sequence[Row]) -> str:
 # Record and plot: one of each per kind of machine
 
 
+TIMED = ("cpu", "cores", "gpu", "python", "torch", "timm", "triton", "numba", "numpy", "brevitas")
+"""What the timings depend on beside the code."""
+
+
 def machine() -> dict[str, Any]:
-    """What the timings depend on beside the code."""
-    return {"cpu": hardware.cpu(), "cores": len(hardware.cores()), "gpu": hardware.gpu(), **hardware.versions()}
+    """The kind of machine and the versions that the timings depend on."""
+    known = {"cpu": hardware.cpu(), "cores": len(hardware.cores()), "gpu": hardware.gpu(), **hardware.versions()}
+    with contextlib.suppress(PackageNotFoundError):
+        known["brevitas"] = version("brevitas")
+    return {name: known.get(name) for name in TIMED}
 
 
 def stem(about: dict[str, Any]) -> Path:
@@ -235,8 +249,9 @@ def merge(new: Sequence[Row]) -> list[Row]:
     """
     about = machine()
     path = stem(about).with_suffix(".json")
-    old = json.loads(path.read_text()) if path.exists() else {}
-    kept = [Row(**row) for row in old.get("rows", [])] if old.get("machine") == about else []
+    old = json.loads(path.read_text()) if path.exists() else {"machine": {}, "rows": []}
+    same = all(old["machine"].get(name) == value for name, value in about.items())
+    kept = [Row(**row) for row in old["rows"]] if same else []
     found = list({row.key: row for row in [*kept, *new]}.values())
     path.parent.mkdir(exist_ok=True)
     lines = ",\n".join(f"  {json.dumps(asdict(row))}" for row in found)
@@ -247,7 +262,7 @@ def merge(new: Sequence[Row]) -> list[Row]:
 def page(found: Sequence[Row], about: dict[str, Any]) -> None:
     """Write the page of a machine's record, the promised ratios and every row, and its plot."""
     title = f"# Benchmarks: {about['cpu']}, {about['cores']} cores\n\n"
-    versions = ", ".join(f"{name} {value}" for name, value in about.items() if name not in ("cpu", "cores", "gpu"))
+    versions = ", ".join(f"{name} {value}" for name, value in about.items() if name in TIMED[3:] and value)
     notes = (
         f"{versions}. Contenders of a race run in turn, in one process; `time` is in multiples of the column beside "
         "it, `of copy` the bandwidth in parts of that of `out.copy_(x)` in the same race. A row whose 80th percentile "

@@ -1,4 +1,4 @@
-"""What the first call in a process costs beside torch: importing Numba, compiling loops or finding them compiled."""
+"""What the first call in a process costs beside torch: importing the rest, compiling loops or finding them compiled."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pathlib import Path
 CODE = """
 import time
 import torch
+
+start = time.perf_counter()
 from backends import Scaler
 from backends.autograd import fake_quantize
 
 x, step, upper = (torch.ones(n, requires_grad=True) for n in ((1000,), (), ()))
-start = time.perf_counter()
 fake_quantize(x, step, 0.0, upper, scaler=Scaler("ewgs"), backend="fused").sum().backward()
 print(time.perf_counter() - start)
 """
