@@ -167,7 +167,12 @@ class _Split(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def _split(outer: int, channels: int, inner: int) -> _Split:
-    """The division of [outer, channels, inner] elements, in the order of memory."""
+    """The division of [outer, channels, inner] elements, in the order of memory.
+
+    Runs of a channel that are long have one grid each, and are cut into blocks of `BLOCK`. Short ones are taken row by
+    row, [channels * inner] or a few of these together, with a grid for each element of a row; a block is some rows.
+    Sums of blocks are [blocks of a channel before, channels, blocks of it behind] in the order of memory, too.
+    """
     elements = outer * channels * inner
     spread = elements > 0 and channels > 1 and outer > 1 and inner < SHORTEST_RUN
     if spread:
@@ -176,15 +181,15 @@ def _split(outer: int, channels: int, inner: int) -> _Split:
         rows = -(-elements // columns)
         block = columns * max(-(-BLOCK // columns), -(-rows // MOST_BLOCKS_OF_ROWS))
         blocks = per_length = -(-elements // block)
-        outer = blocks * repeats
+        before, behind = blocks * repeats, inner
     else:
-        outer, length = (1, elements) if channels == 1 else (outer, inner)
+        before, length = (1, elements) if channels == 1 else (outer, inner)
         repeats, columns, block = 1, channels, BLOCK
-        per_length = inner = -(-length // BLOCK)
-        blocks = outer * channels * per_length
+        per_length = behind = -(-length // BLOCK)
+        blocks = before * channels * per_length
     claim = max(1, BLOCK // max(1, min(block, length)), blocks // CLAIMS)
-    fields = (columns, length, block, per_length, blocks, claim, outer, channels, inner)
-    return _Split(spread, repeats, channels, blocks, 3 * outer * channels * inner, struct.pack("=9q", *fields))
+    fields = (columns, length, block, per_length, blocks, claim, before, channels, behind)
+    return _Split(spread, repeats, channels, blocks, 3 * before * channels * behind, struct.pack("=9q", *fields))
 
 
 class _Job(threading.local):

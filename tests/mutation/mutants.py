@@ -6,6 +6,7 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 OPERATORS: dict[type, type] = {
     ast.Add: ast.Sub,
@@ -25,6 +26,8 @@ OPERATORS: dict[type, type] = {
     ast.GtE: ast.Gt,
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
 }
 NAMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "rint": "floor", "lower": "upper"}
 """Functions and parameters whose place another may take by mistake."""
@@ -62,6 +65,8 @@ def mutants(source: str) -> Iterator[Mutant]:
 
     >>> [mutant.name for mutant in mutants("def f(x): return x < 1")]
     ['f: x < 1 -> x <= 1', 'f: 1 -> 2']
+    >>> [mutant.name for mutant in mutants("def f(x, y):\\n    x += y\\n    return not x or y")]
+    ['f: x += y -> x -= y', 'f: not x or y -> not x and y', 'f: not x -> x']
     """
     tree = ast.parse(source)
     seen: dict[tuple[str, str, str], int] = {}
@@ -89,36 +94,43 @@ def _name(top: ast.stmt) -> str:
     return ""
 
 
-def _nodes(node: ast.AST) -> Iterator[ast.expr]:
-    """Expressions that are computed when the module's functions run, outermost first."""
+def _nodes(node: ast.AST) -> Iterator[ast.expr | ast.AugAssign]:
+    """Expressions, and assignments that compute, as they are reached when functions run, outermost first."""
     for field, value in ast.iter_fields(node):
         if field in ("decorator_list", "annotation", "returns", "args") and not isinstance(node, ast.Call):
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST) or _is_docstring(child):
                 continue
-            if isinstance(child, ast.expr):
+            if isinstance(child, ast.expr | ast.AugAssign):
                 yield child
             yield from _nodes(child)
+
+
+def _become(node: ast.AST, other: ast.AST) -> None:
+    """Make a node, in place, what another is."""
+    node.__class__, node.__dict__ = other.__class__, other.__dict__  # type: ignore[assignment]
 
 
 def _is_docstring(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
-def _changes(node: ast.expr) -> Iterator:
+def _changes(node: ast.expr | ast.AugAssign) -> Iterator:
     """Functions that change the node in place, each in its own way."""
 
     def set_to(field: str, value: object) -> Iterator:
         yield lambda: setattr(node, field, value)
 
     match node:
-        case ast.BinOp(op=op) if type(op) in OPERATORS:
+        case ast.BinOp(op=op) | ast.AugAssign(op=op) | ast.BoolOp(op=op) if type(op) in OPERATORS:
             yield from set_to("op", OPERATORS[type(op)]())
         case ast.Compare(ops=[op]) if type(op) in OPERATORS:
             yield from set_to("ops", [OPERATORS[type(op)]()])
         case ast.UnaryOp(op=ast.USub()):
             yield from set_to("op", ast.UAdd())
+        case ast.UnaryOp(op=ast.Not(), operand=operand):
+            yield partial(_become, node, operand)
         case ast.Constant(value=bool()):
             yield from set_to("value", not node.value)
         case ast.Constant(value=int()):
