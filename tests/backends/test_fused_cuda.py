@@ -36,8 +36,8 @@ HALVES = (torch.float16, torch.bfloat16)
 def interpreted() -> ModuleType:
     """A copy of `backends.fused.cuda` for the interpreter, which Triton chooses where kernels are defined.
 
-    Each launch mends what the interpreter lacks: casts and `tl.fma` as they are on a GPU, and `tl.sum`, which cannot be
-    interpreted where Triton itself was imported to compile.
+    Each launch mends what the interpreter lacks: casts as they are on a GPU; `tl.fma` in float64, which rounds twice
+    where a GPU rounds once; and `tl.sum`, which cannot be interpreted where Triton itself was imported to compile.
     """
     spec = importlib.util.spec_from_file_location("interpreted_fused_cuda", cuda.__file__)
     module = importlib.util.module_from_spec(spec)

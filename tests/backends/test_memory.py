@@ -36,14 +36,21 @@ def test_G4_bytes_saved_are_those_of_x_and_of_the_parameters(
     assert sum(saved.values()) == sum(tensor.untyped_storage().nbytes() for tensor in (x, *parameters))
 
 
-def test_G4_peak_of_a_forward_and_backward_is_y_and_dx() -> None:
-    """Measured on the process; eager's temporaries show that the measure sees such things."""
-    x, g = torch.linspace(-1, 1, ELEMENTS).requires_grad_(), torch.ones(ELEMENTS)
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [((ELEMENTS,), None), ((2**6, 2**18), 0), ((2**12, 2**12), 1)],
+    ids=["one grid", "runs", "columns"],
+)
+def test_G4_peak_of_a_forward_and_backward_is_y_and_dx(shape: tuple[int, ...], axis: int | None) -> None:
+    """Measured on the process; eager's temporaries show that the measure sees such things. With learned parameters."""
+    x, g = torch.linspace(-1, 1, ELEMENTS).reshape(shape).requires_grad_(), torch.ones(shape)
+    channels = () if axis is None else (shape[axis],)
+    parameters = [torch.full(channels, value, requires_grad=True) for value in (0.1, -0.8, 0.7)]
 
     def peak(backend: str) -> float:
         def run() -> None:
             x.grad = None
-            fake_quantize(x, 0.1, -0.8, 0.7, scaler=Scaler("ewgs"), backend=backend).backward(g)
+            fake_quantize(x, *parameters, scaler=Scaler("ewgs"), axis=axis, backend=backend).backward(g)
 
         run()  # compiles what has to be
         x.grad = None
