@@ -1,14 +1,16 @@
 """A training that is really killed, started again, ends with the records of one that never was."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from repro import datasets
+from repro import datasets, targets
 from repro.evidence.records import Record, Store
+from repro.runner import Setup, execute, plan
+from tests.training import two
 
 SMALL = {
     "width": 8, "train_images": 96, "test_images": 50, "batch": 16, "fp32_epochs": 4, "epochs": 4, "bn_images": 64,
@@ -16,27 +18,26 @@ SMALL = {
 }  # fmt: skip
 
 
-CODE = """
-import sys
-from pathlib import Path
-from repro import targets
-from repro.runner import Setup, execute, plan
-target, setup = targets.get("table1"), Setup(Path(sys.argv[1]))
-changes = dict(change.split("=") for change in sys.argv[3:])
-execute(plan(target, targets.planned(target, "smoke", 1, changes), setup), setup, limit=int(sys.argv[2]))
-"""
-"""What the command does, but for rendering."""
+def work(out: Path, units: int) -> None:
+    """What the command does, but for rendering, in a session of its own."""
+    os.setsid()
+    os.environ.pop("REPRO_BACKEND", None)
+    target, setup = targets.get("table1"), Setup(out)
+    changes = {name: str(value) for name, value in SMALL.items()}
+    execute(plan(target, targets.planned(target, "smoke", 1, changes), setup), setup, limit=units)
 
 
-def start(out: Path, units: int) -> subprocess.Popen:
-    settings = [f"{name}={value}" for name, value in SMALL.items()]
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, out, str(units), *settings],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        env={name: value for name, value in os.environ.items() if name != "REPRO_BACKEND"},
-    )
+def start(out: Path, units: int) -> BaseProcess:
+    context = multiprocessing.get_context("forkserver")  # torch is imported once for all of them
+    context.set_forkserver_preload(two.PRELOADED)
+    process = context.Process(target=work, args=(out, units))
+    process.start()
+    return process
+
+
+def exit_code(process: BaseProcess) -> int | None:
+    process.join()
+    return process.exitcode
 
 
 def kill_once(pattern: str, out: Path, units: int) -> None:
@@ -44,11 +45,11 @@ def kill_once(pattern: str, out: Path, units: int) -> None:
     process = start(out, units)
     deadline = time.monotonic() + 300
     while not list(out.glob(pattern)):
-        assert process.poll() is None, "it ended before it could be killed"
+        assert process.is_alive(), "it ended before it could be killed"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    assert exit_code(process) == -signal.SIGKILL
 
 
 def records(out: Path) -> dict[str, Record]:
@@ -61,12 +62,12 @@ def test_killed_and_started_again_equals_unbroken(tmp_path: Path) -> None:
     """Killed in the FP32 training and again in the quantized one: values, settings, correctness and curve are equal."""
     datasets.fetch("cifar10")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    assert start(unbroken, units=2).wait() == 0
+    assert exit_code(start(unbroken, units=2)) == 0
     kill_once("work/table1/smoke/fp32.*/checkpoint.pt", broken, units=2)
     assert not records(broken)
     kill_once("work/table1/smoke/individual_8.*/checkpoint.pt", broken, units=2)
     assert {record.unit for record in records(broken).values()} == {"fp32"}
-    assert start(broken, units=1).wait() == 0
+    assert exit_code(start(broken, units=1)) == 0
     expected, found = records(unbroken), records(broken)
     assert {record.unit for record in found.values()} == {"fp32", "individual_8"}
     assert expected.keys() == found.keys()

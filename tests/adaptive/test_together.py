@@ -140,6 +140,7 @@ def test_torchrun_starts_it_and_goes_on(root: Path, tmp_path: Path) -> None:
     process.terminate()
     _, errors = process.communicate(timeout=400)
     assert found, errors
+    assert set(said(errors)) == {"repro: interrupted; work is saved: give the same command again to go on"}
     assert Store(tmp_path / "records").read("table3") == ([], [])
     state = load(found[0])
     assert len(state["curve"]) < 8

@@ -11,11 +11,13 @@ from torch import distributed as dist
 
 from repro.training import distributed
 
+PRELOADED = ["torch", "torchvision", "timm"]
+
 
 def run(work: Callable[..., Any], rendezvous: Path, *arguments: Any) -> list[Any]:
     """What `work(number, *arguments)` gives in each of two processes that have joined; fails where one does."""
     context = multiprocessing.get_context("forkserver")  # torch is imported once for all of them
-    context.set_forkserver_preload(["torch", "torchvision", "timm"])
+    context.set_forkserver_preload(PRELOADED)
     ends = [context.Pipe() for _ in range(2)]
     processes = [
         context.Process(target=_work, args=(theirs, work, number, rendezvous, arguments), daemon=True)
