@@ -6,6 +6,7 @@ Eager calls do without it: the dispatcher makes an operator with an autograd for
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,24 +64,29 @@ def fake_quantize_backward(
     delta: float,
     alpha: float | None,
     form: str,
+    needs: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The four gradients, with the strides of x for the first and in the compute dtype for the others."""
+    """The four gradients, with the strides of x for the first and in the compute dtype for the others.
+
+    Those of the parameters that `needs` leaves out are empty.
+    """
     own = Scaler(scaler, delta, alpha, form)  # type: ignore[arg-type]
     module, out = backends.get(backend, x.device), torch.empty_like(x)
-    dx, *sums = module.backward(grad, x, step, lower, upper, scaler=own, axis=axis, noise=noise, out=out)
-    of_step, of_lower, of_upper = (s.clone() for s in sums)  # an operator's results may not share memory
-    return dx, of_step, of_lower, of_upper
+    of_step, of_lower, of_upper = needs
+    dx, *sums = module.backward(
+        grad, x, step, lower, upper, scaler=own, axis=axis, noise=noise, out=out, needs=(of_step, of_lower, of_upper)
+    )
+    empty = x.new_empty(0, dtype=compute_dtype(x))
+    first, second, third = (empty.clone() if s is None else s.clone() for s in sums)  # results may not share memory
+    return dx, first, second, third
 
 
 @fake_quantize_backward.register_fake
-def _(grad: Tensor, x: Tensor, step: Tensor, lower: Tensor, upper: Tensor, *_: Any) -> Four:
-    dtype = compute_dtype(x)
-    return (
-        torch.empty_like(x),
-        x.new_empty(step.shape, dtype=dtype),
-        x.new_empty(lower.shape, dtype=dtype),
-        x.new_empty(upper.shape, dtype=dtype),
-    )
+def _(grad: Tensor, x: Tensor, step: Tensor, lower: Tensor, upper: Tensor, *rest: Any) -> Four:
+    dtype, needs = compute_dtype(x), rest[-1]
+    shapes = [p.shape if needed else (0,) for p, needed in zip((step, lower, upper), needs, strict=True)]
+    first, second, third = (x.new_empty(shape, dtype=dtype) for shape in shapes)
+    return torch.empty_like(x), first, second, third
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
@@ -96,8 +102,12 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, *parameters, noise = ctx.saved_tensors
     constants = (ctx.axis, ctx.backend, ctx.scaler, ctx.delta, ctx.alpha, ctx.form)
-    gradients = torch.ops.backends.fake_quantize_backward(grad, x, *parameters, noise, *constants)
-    own = [gradient.to(tensor.dtype) for gradient, tensor in zip(gradients, (x, *parameters), strict=True)]
+    needs = list(ctx.needs_input_grad[1:4])
+    gradients = torch.ops.backends.fake_quantize_backward(grad, x, *parameters, noise, *constants, needs)
+    own = [
+        gradient.to(tensor.dtype) if needed else None
+        for gradient, tensor, needed in zip(gradients, (x, *parameters), (True, *needs), strict=True)
+    ]
     return *own, None, *(None for _ in constants)
 
 

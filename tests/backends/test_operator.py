@@ -165,6 +165,18 @@ class TestAutomaticChoice:
         assert_compiled_equals_eager(None, SETTING.parameters, {ran_op})
 
 
+def test_a_compiled_graph_adds_up_no_sum_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple] = []
+    backward = fused.backward
+    monkeypatch.setattr(fused, "backward", lambda *a, needs, **o: asked.append(needs) or backward(*a, needs=needs, **o))
+    step = torch.tensor(SETTING.step, requires_grad=True)
+    compiled = torch.compile(fake_quantize, fullgraph=True, backend="aot_eager")
+    y = compiled(data().requires_grad_(), step, SETTING.lower, SETTING.upper, scaler=Scaler(*EWGS), backend="fused")
+    y.nan_to_num().sum().backward()
+    assert asked == [(True, False, False)]
+    assert step.grad is not None
+
+
 class TestExport:
     class Layer(nn.Module):
         def __init__(self) -> None:
@@ -240,5 +252,7 @@ def test_opcheck(backend: str, dtype: torch.dtype, axis: int | None, layout: str
     plain = [a.detach() if isinstance(a, torch.Tensor) else a for a in arguments]
     grad = torch.ones_like(plain[0])
     torch.library.opcheck(
-        operator.fake_quantize_backward, (grad, *plain, backend, *scaler), test_utils=("test_schema", "test_faketensor")
+        operator.fake_quantize_backward,
+        (grad, *plain, backend, *scaler, [axis is None, False, True]),
+        test_utils=("test_schema", "test_faketensor"),
     )
