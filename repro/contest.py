@@ -84,7 +84,8 @@ EXPLORATORY = (
 ARMS = {arm.name: arm for arm in (*CONFIRMATORY, *EXPLORATORY)}
 FEWER = Setting("exploratory_seeds", 8, 1, 1000, "seeds of the exploratory arms; no unit depends on it")
 GAINS, EQUALS = "gains_over_distillation", "equals_distillation"
-ANSWERS = (COQUANT.name, "coquant_half")
+ANSWERS, BASELINE = {COQUANT.name, "coquant_half"}, METHODS["adabits"].name
+"""Arms that the preregistered conclusions speak of: the two that answer, and what distillation is compared with."""
 
 
 @dataclass(frozen=True)
@@ -225,26 +226,33 @@ def _rows(evidence: Evidence, scale: str, differences: Mapping[str, Interval | N
 
 
 def conclusion(found: Mapping[str, Interval], margin: float) -> str:
-    """Which of the preregistered conclusions the arms' intervals come to; each must have bounds.
+    """Which of the preregistered conclusions the arms' intervals come to. Raises `ValueError` for one without bounds.
 
     >>> apart = {"coquant": Interval(0.9, 0.6, 1.2, 0.8, 32), "coquant_half": Interval(0.1, -0.2, 0.4, 0.8, 32)}
     >>> conclusion(apart | {"adabits": Interval(-1.0, -1.3, -0.7, 0.8, 32)}, margin=0.5)
     'gains'
     """
-    low = {arm: interval.low for arm, interval in found.items() if interval.low is not None}
-    high = {arm: interval.high for arm, interval in found.items() if interval.high is not None}
-    equal = {arm for arm in found if -margin < low[arm] and high[arm] < margin}
-    gains = {arm for arm in found if low[arm] > 0} - equal
-    loses = {arm for arm in found if high[arm] < 0} - equal
-    if gains.intersection(ANSWERS):
+    equal, gains, loses, reaching = set(), set(), set(), set()
+    for arm, interval in found.items():
+        if interval.low is None or interval.high is None:
+            raise ValueError(f"{arm}: an interval without bounds")
+        if interval.high >= margin:
+            reaching.add(arm)
+        if -margin < interval.low and interval.high < margin:
+            equal.add(arm)
+        elif interval.low > 0:
+            gains.add(arm)
+        elif interval.high < 0:
+            loses.add(arm)
+    if gains & ANSWERS:
         return "gains"
-    if any(high[arm] >= margin for arm in ANSWERS):
+    if reaching & ANSWERS:
         return "inconclusive"
-    if loses.issuperset(ANSWERS):
+    if loses >= ANSWERS:
         return "loses"
-    if "adabits" in loses:
+    if BASELINE in loses:
         return "distillation"
-    return "nothing" if "adabits" in equal else "open"
+    return "nothing" if BASELINE in equal else "open"
 
 
 def _section(name: str, evidence: Evidence, scale: str) -> str:
@@ -252,7 +260,7 @@ def _section(name: str, evidence: Evidence, scale: str) -> str:
     plan, found = evidence.preregistered, _differences(evidence, scale)
     verdicts = {(row.row, row.claim): row.verdict for row in _rows(evidence, scale, found)}
     answer = ""
-    if all(verdicts.values()):
+    if scale in plan["seeds"] and all(verdicts.values()):
         key = conclusion({arm: interval for arm, interval in found.items() if interval}, plan["margin"])
         answer = f"**{plan['conclusions'][key]}**\n\n"
     lines = [
@@ -338,10 +346,11 @@ def _line(
 CAPTION = """\
 ResNet18 on CIFAR-10. Top-1 accuracy in percent after the last epoch, mean and standard deviation over an arm's own
 seeds; each seed has an FP32 start of its own, shared by all arms. The gain is the arm less plain distillation from the
-highest bit-width, by seed: compare arms by it, not by their means. *gains*: its interval lies above 0; *equal*: it lies
-within {margin} points. The intervals of the confirmatory arms cover together, and neither is said before all {n} seeds
-of all of them are recorded; an exploratory arm has an interval of its own, and no verdict. The seminar prints no number
-for plain distillation: question, arms and margin are ours, and a null speaks of our reconstruction.
+highest bit-width, by seed: compare arms by it, not by their means. *gains*: its interval lies above 0 (an arm that is
+also equal counts as equal below); *equal*: it lies within {margin} points. The intervals of the confirmatory arms cover
+together, and neither is said before all {n} seeds of all of them are recorded; an exploratory arm has an interval of
+its own, and no verdict. The seminar prints no number for plain distillation: question, arms and margin are ours, and a
+null speaks of our reconstruction.
 
 The number of seeds:
 {n_rule}

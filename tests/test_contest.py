@@ -195,7 +195,21 @@ def test_the_first_conclusion_that_applies(coquant: tuple, half: tuple, adabits:
     bounds = {"coquant": coquant, "coquant_half": half, "adabits": adabits, "selected": (5.0, 6.0)}
     found = {arm: Interval(sum(ends) / 2, *ends, 1.0, 32) for arm, ends in bounds.items()}
     assert contest.conclusion(found, margin=0.5) == expected
-    assert expected in PLAN["conclusions"]
+
+
+def test_every_conclusion_is_preregistered_and_needs_bounds() -> None:
+    assert list(PLAN["conclusions"]) == ["gains", "inconclusive", "loses", "distillation", "nothing", "open"]
+    bare = dict.fromkeys(PLAN["arms"], Interval(0.1, None, None, None, 1))
+    with pytest.raises(ValueError, match="adabits: an interval without bounds"):
+        contest.conclusion(bare, margin=0.5)
+
+
+def test_a_smoke_run_has_a_page_and_no_conclusion() -> None:
+    units = planned(TARGET, "smoke")
+    found = [record_of(unit, dict.fromkeys(map(str, (*BITS, 32)), 50.0)) for unit in units]
+    page = TARGET.summary(evidence(TARGET), evidence(TARGET, found, units))
+    assert "## Runs: this machine smoke" in page
+    assert "**" not in page
 
 
 def test_the_page_says_its_conclusion_once_all_seeds_are_there() -> None:

@@ -142,10 +142,10 @@ def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None
     _check_cpu("error", error)
     _check_cpu("noise", noise)
     kind, constants = _constants(scaler)
-    g = grad.detach().float().contiguous()
-    work = _Work(error.detach().float().expand_as(g).contiguous(), _split(1, 1, g.numel()), None, (0.0, 0.0, 0.0))
+    g, e = (tensor.detach().resolve_neg().float() for tensor in (grad.contiguous(), error.expand_as(grad).contiguous()))
+    work = _Work(e, _split(1, 1, g.numel()), None, (0.0, 0.0, 0.0))
     result = torch.empty_like(g)
-    noise = None if noise is None else noise.float().contiguous()
+    noise = None if noise is None else noise.resolve_neg().float().contiguous()
     work.run(loops.loop("multipliers", kind), result, g, noise, constants=constants)
     return result.to(grad.dtype)
 

@@ -167,7 +167,8 @@ class _Plan(NamedTuple):
         if out is None:
             return torch.empty_like(self.x)
         check_like("out", out, self.x)
-        usable = _order(out) == _order(self.x) and not any(overlap(out, each) for each in (self.x, *read))
+        alike = _order(out) == _order(self.x) and not out.is_neg()
+        usable = alike and not any(overlap(out, each) for each in (self.x, *read))
         return out if usable else torch.empty_like(self.x)
 
     def launch(self, kernel: Any, *arguments: Any, **constants: Any) -> None:
@@ -257,8 +258,8 @@ def _order(x: Tensor) -> list[int]:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """x, or where its elements have gaps or overlaps a copy without, in the order of its strides."""
-    expected = 1
+    """x, or where its elements have gaps or overlaps, or turned signs, a copy without, in the order of its strides."""
+    x, expected = x.resolve_neg(), 1
     for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1):
         if stride != expected:
             return x.clone()
@@ -268,7 +269,7 @@ def _dense(x: Tensor) -> Tensor:
 
 def _laid_out(array: Tensor | None, x: Tensor) -> Tensor | None:
     """The array, or where it does not lie in memory as x does a copy that does."""
-    if array is None or _order(array) == _order(x):
+    if array is None or (_order(array) == _order(x) and not array.is_neg()):
         return array
     return torch.empty_like(x, dtype=array.dtype).copy_(array)
 
@@ -293,7 +294,8 @@ def _sum_to(parameter: Any, sums: Tensor) -> Tensor:
 def _scaler_arguments(scaler: Scaler) -> dict[str, Any]:
     """s = 1 + strength * curve(g, e, alpha), whichever form (S1)."""
     if scaler.name not in SCALERS + NOISE_CONTROLS:
-        raise BackendUnavailableError(f"backend 'fused' does not run the scaler {scaler.name!r}: ask for 'eager'")
+        message = f"backend 'fused' has no kernel for the registered scaler {scaler.name!r}: ask for 'eager'"
+        raise BackendUnavailableError(message)
     alpha = float(scaler.alpha or 0)
     normalised = {"acos": 0.5, "tanh": 0.5, "invtanh": 0.5 / math.atanh(alpha / 2) if scaler.name == "invtanh" else 1.0}
     factor = normalised.get(scaler.name, 1.0) if scaler.form == "normalised" else 1.0

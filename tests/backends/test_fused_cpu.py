@@ -319,24 +319,32 @@ def test_torchs_default_dtype_and_device_change_nothing(
     x, g = data(*shape)
     step = torch.tensor(0.1) if axis is None else torch.full((shape[axis],), 0.1)
     expected = fused.backward(g, x, step, -1.0, 1.0, scaler=EWGS, axis=axis)
+    usual = torch.get_default_dtype()
     try:
         torch.set_default_dtype(default)
         found = fused.backward(g, x, step, -1.0, 1.0, scaler=EWGS, axis=axis)
         with torch.device("meta"):
             elsewhere = fused.backward(g, x, step, -1.0, 1.0, scaler=EWGS, axis=axis)
     finally:
-        torch.set_default_dtype(torch.float32)
+        torch.set_default_dtype(usual)
     assert same_bits(found, expected)
     assert same_bits(elsewhere, expected)
 
 
 def test_a_view_that_turns_signs_is_read_as_it_is_seen() -> None:
+    """As the imaginary part of a conjugate is one. Of `out` too."""
     x, g = data(100)
-    turned, back = (torch.complex(torch.zeros(100), -t).conj().imag for t in (x, g))
+    turned, back, out = (torch._neg_view(-t) for t in (x, g, x))
     assert turned.is_neg()
     assert torch.equal(fused.forward(turned, 0.1, -1.0, 1.0), fused.forward(x, 0.1, -1.0, 1.0))
-    expected = fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS)
-    assert same_bits(fused.backward(back, turned, 0.1, -1.0, 1.0, scaler=EWGS), expected)
+    assert torch.equal(fused.forward(x, 0.1, -1.0, 1.0, out=out), fused.forward(x, 0.1, -1.0, 1.0))
+    for noise, own in ((None, EWGS), (g, NOISY)):
+        turned_noise = None if noise is None else back
+        expected = fused.backward(g, x, 0.1, -1.0, 1.0, scaler=own, noise=noise)
+        assert same_bits(fused.backward(back, turned, 0.1, -1.0, 1.0, scaler=own, noise=turned_noise), expected)
+        found = fused.multiplier(own, back, turned / 10, turned_noise), fused.multiplier(own, g, x / 10, noise)
+        assert torch.equal(*found)
+    assert torch.equal(fused.multiplier(EWGS, g, turned), fused.multiplier(EWGS, g, x))
 
 
 class TestOut:

@@ -403,14 +403,24 @@ class TestDtypes:
                 call()
 
 
+def test_a_view_that_turns_signs_is_read_as_it_is_seen() -> None:
+    x, g = torch.linspace(-1, 1, 50), torch.linspace(2, -1, 50)
+    turned, back, out = (torch._neg_view(-t) for t in (x, g, x))
+    module, expected = interpreted(), eager.backward(g, x, 0.1, -0.8, 0.8, scaler=Scaler("ewgs", 1.0)).x
+    assert torch.equal(module.forward(turned, 0.1, -0.8, 0.8), eager.forward(x, 0.1, -0.8, 0.8))
+    assert torch.equal(module.forward(x, 0.1, -0.8, 0.8, out=out), eager.forward(x, 0.1, -0.8, 0.8))
+    found = module.backward(back, turned, 0.1, -0.8, 0.8, scaler=Scaler("ewgs", 1.0)).x
+    torch.testing.assert_close(found, expected)
+
+
 class TestScalers:
     def test_S5_registered_scalers_are_declined(self) -> None:
         contract.register_scaler("cubic")(lambda xp, grad, error, delta, alpha: grad)
         try:
             x, scaler = torch.ones(2), Scaler("cubic")
-            with pytest.raises(BackendUnavailableError, match="does not run the scaler 'cubic': ask for 'eager'"):
+            with pytest.raises(BackendUnavailableError, match="registered scaler 'cubic': ask for 'eager'"):
                 interpreted().backward(x, x, 0.5, -1.0, 1.0, scaler=scaler)
-            with pytest.raises(BackendUnavailableError, match="does not run the scaler 'cubic': ask for 'eager'"):
+            with pytest.raises(BackendUnavailableError, match="registered scaler 'cubic': ask for 'eager'"):
                 interpreted().multiplier(scaler, x, x)
         finally:
             contract.unregister_scaler("cubic")

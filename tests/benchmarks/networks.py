@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import pytest
 import timm
 import torch
 import torch.nn.functional as F
@@ -57,8 +57,8 @@ def lite0(kind: str | None) -> nn.Module:
 
     Its depthwise convolutions are quick (`repro.networks.depthwise`) whether they are quantized or not.
     """
-    torch.manual_seed(0)
-    network = quicken(timm.create_model("efficientnet_lite0", pretrained=False, num_classes=CLASSES))
+    with seeded():
+        network = quicken(timm.create_model("efficientnet_lite0", pretrained=False, num_classes=CLASSES))
     for name, module in list(network.named_modules()) if kind else []:
         if isinstance(module, nn.Conv2d):
             quantizer = LearnedRange(module.weight.abs().max().item(), True, kind)
@@ -72,8 +72,8 @@ def lite0(kind: str | None) -> nn.Module:
 
 def resnet18(quantized: bool, width: int = 64) -> nn.Module:
     """ResNet18-CIFAR; quantized, with paper B's weights and activations, but for the first convolution."""
-    torch.manual_seed(0)
-    network = ResNet18(width)
+    with seeded():
+        network = ResNet18(width)
     if quantized:
         quantize(network, LayerRule(DoReFaWeight, PACT, keep=frozenset({"conv1", "act1"})))
     return network.to(memory_format=torch.channels_last)
@@ -114,14 +114,19 @@ def training_step(
 
 
 @contextmanager
+def seeded() -> Iterator[None]:
+    """Within, torch draws from seed 0; afterwards as if nothing had been drawn."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
 def asked_for(backend: str | None) -> Iterator[None]:
     """`fake_quantize` computes by this backend where its caller names none."""
-    before = os.environ.get(backends.ENVIRONMENT_VARIABLE)
-    os.environ[backends.ENVIRONMENT_VARIABLE] = backend or ""
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(backends.ENVIRONMENT_VARIABLE, backend or "")
         yield
-    finally:
-        os.environ[backends.ENVIRONMENT_VARIABLE] = before or ""
 
 
 def lite0_steps() -> dict[str, Contender]:
