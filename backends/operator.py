@@ -68,25 +68,24 @@ def fake_quantize_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The four gradients, with the strides of x for the first and in the compute dtype for the others.
 
-    Those of the parameters that `needs` leaves out are empty.
+    `needs` says of step, lower and upper whether theirs is wanted; the others are empty.
     """
     own = Scaler(scaler, delta, alpha, form)  # type: ignore[arg-type]
     module, out = backends.get(backend, x.device), torch.empty_like(x)
-    of_step, of_lower, of_upper = needs
-    dx, *sums = module.backward(
-        grad, x, step, lower, upper, scaler=own, axis=axis, noise=noise, out=out, needs=(of_step, of_lower, of_upper)
-    )
+    step_needed, lower_needed, upper_needed = needs
+    wanted = step_needed, lower_needed, upper_needed
+    dx, *sums = module.backward(grad, x, step, lower, upper, scaler=own, axis=axis, noise=noise, out=out, needs=wanted)
     empty = x.new_empty(0, dtype=compute_dtype(x))
-    first, second, third = (empty.clone() if s is None else s.clone() for s in sums)  # results may not share memory
-    return dx, first, second, third
+    of_step, of_lower, of_upper = (empty.clone() if s is None else s.clone() for s in sums)  # results share no memory
+    return dx, of_step, of_lower, of_upper
 
 
 @fake_quantize_backward.register_fake
 def _(grad: Tensor, x: Tensor, step: Tensor, lower: Tensor, upper: Tensor, *rest: Any) -> Four:
     dtype, needs = compute_dtype(x), rest[-1]
     shapes = [p.shape if needed else (0,) for p, needed in zip((step, lower, upper), needs, strict=True)]
-    first, second, third = (x.new_empty(shape, dtype=dtype) for shape in shapes)
-    return torch.empty_like(x), first, second, third
+    of_step, of_lower, of_upper = (x.new_empty(shape, dtype=dtype) for shape in shapes)
+    return torch.empty_like(x), of_step, of_lower, of_upper
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

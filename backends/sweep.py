@@ -196,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     done = _read(chosen.out, header)
     if done is None:
-        remedy = "give another --out, or delete it to start anew"
+        remedy = "give another file by --out, or delete this one to start anew"
         print(f"{chosen.out}: made by other code, or on another machine: {remedy}", file=sys.stderr)
         return 2
     asked = [setting for setting in settings(chosen.bits) if setting.dtype in chosen.dtype]

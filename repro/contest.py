@@ -37,7 +37,7 @@ from pathlib import Path
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import BITS, FLOAT, FLOAT_BITS, METHODS, Method, Recipe
 from repro.adaptive.problems import HELD_OUT_CIFAR10, RESNET18, Problem
-from repro.adaptive.settings import ARTEFACT, READINGS, SETTINGS, START, Setting, check, of_unit
+from repro.adaptive.settings import ARTEFACT, SETTINGS, START, UNSAID, Setting, check, of_unit
 from repro.adaptive.table import of_method, own_settings
 from repro.evidence.claims import Contrast, Row, judge_interval
 from repro.evidence.collection import Evidence
@@ -285,7 +285,7 @@ def _section(name: str, evidence: Evidence, scale: str) -> str:
         f"{markdown_table(header, lines, 'll' + 'r' * 7 + 'll' + 'rrl')}\n{answer}"
         f"{_spread(evidence, scale)}{_over_adabits(evidence, scale)}"
         f"`{scale}`: {REDUCED[scale]}; {evidence.study(scale)}; accuracies on {where}; "
-        f"{settings_text(records, READINGS)}.\n"
+        f"{settings_text(records, UNSAID)}.\n"
     )
 
 

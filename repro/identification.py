@@ -31,11 +31,11 @@ from repro.adaptive.problems import HELD_OUT_CIFAR10, MOBILENETV2, RESNET18, Pro
 from repro.adaptive.settings import (
     ARTEFACT,
     CALIBRATED,
-    READINGS,
     START,
     STRUCTURE,
     TESTED,
     TRAINED,
+    UNSAID,
     check,
     of_unit,
     with_defaults,
@@ -272,7 +272,7 @@ def _ranking(name: str, evidence: Evidence, scale: str) -> str:
             continue
         seeds = len({record.seed for record in records})
         words = f"{REDUCED[scale]}; {evidence.study(scale)}; {seeds} seed{'s' * (seeds > 1)}"
-        chosen = settings_text(records, {choice: READINGS[choice] for choice in STRUCTURE})
+        chosen = settings_text(records, {choice: UNSAID[choice] for choice in STRUCTURE})
         parts.append(f"`{scale}`, {table_name}: {words}; {chosen}.\n")
     return "\n".join(parts)
 

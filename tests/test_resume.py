@@ -1,9 +1,10 @@
 """A training that is really killed, started again, ends with the records of one that never was."""
 
-import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -21,35 +22,38 @@ SMALL = {
 def work(out: Path, units: int) -> None:
     """What the command does, but for rendering, in a session of its own."""
     os.setsid()
-    os.environ.pop("REPRO_BACKEND", None)
+    os.environ.pop("REPRO_BACKEND", None)  # which an earlier test may have given to the server
     target, setup = targets.get("table1"), Setup(out)
     changes = {name: str(value) for name, value in SMALL.items()}
     execute(plan(target, targets.planned(target, "smoke", 1, changes), setup), setup, limit=units)
 
 
-def start(out: Path, units: int) -> BaseProcess:
-    context = multiprocessing.get_context("forkserver")  # torch is imported once for all of them
-    context.set_forkserver_preload(two.PRELOADED)
-    process = context.Process(target=work, args=(out, units))
+@contextmanager
+def started(out: Path, units: int) -> Iterator[BaseProcess]:
+    process = two.forkserver().Process(target=work, args=(out, units))
     process.start()
-    return process
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
 
 
-def exit_code(process: BaseProcess) -> int | None:
-    process.join()
-    return process.exitcode
+def finish(out: Path, units: int) -> None:
+    with started(out, units) as process:
+        process.join(300)
+        assert process.exitcode == 0
 
 
 def kill_once(pattern: str, out: Path, units: int) -> None:
     """Start the command, and kill it with all its processes once a file that matches `pattern` is there."""
-    process = start(out, units)
     deadline = time.monotonic() + 300
-    while not list(out.glob(pattern)):
-        assert process.is_alive(), "it ended before it could be killed"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert exit_code(process) == -signal.SIGKILL
+    with started(out, units) as process:
+        while not list(out.glob(pattern)):
+            assert process.is_alive(), "it ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def records(out: Path) -> dict[str, Record]:
@@ -62,12 +66,12 @@ def test_killed_and_started_again_equals_unbroken(tmp_path: Path) -> None:
     """Killed in the FP32 training and again in the quantized one: values, settings, correctness and curve are equal."""
     datasets.fetch("cifar10")
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
-    assert exit_code(start(unbroken, units=2)) == 0
+    finish(unbroken, units=2)
     kill_once("work/table1/smoke/fp32.*/checkpoint.pt", broken, units=2)
     assert not records(broken)
     kill_once("work/table1/smoke/individual_8.*/checkpoint.pt", broken, units=2)
     assert {record.unit for record in records(broken).values()} == {"fp32"}
-    assert exit_code(start(broken, units=1)) == 0
+    finish(broken, units=1)
     expected, found = records(unbroken), records(broken)
     assert {record.unit for record in found.values()} == {"fp32", "individual_8"}
     assert expected.keys() == found.keys()

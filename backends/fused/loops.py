@@ -1,8 +1,8 @@
 """The loops of the CPU kernels: one pass each over blocks that threads claim, compiled by Numba on first use.
 
 A loop is a C function of one argument, the address of a job: `SLOTS` integers of 64 bits (sizes, and addresses of
-arrays) and then the float32 numbers that the job needs. Everything that a loop is made of stands in this file, but for
-the code of NaN, because Numba's cache notices no change of another one.
+arrays) and then the float32 numbers that the job needs. Everything that a loop is made of stands in this file, because
+Numba's cache notices no change of another one; only the code of NaN is imported.
 
 Results do not depend on the number of threads, nor on the width of the processor's vectors: blocks are those of the
 job, and within one each sum runs in `LANES` float32 lanes over at most `RUN` elements, then in float64. The curves of

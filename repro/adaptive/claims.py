@@ -203,8 +203,8 @@ class Measured:
             scale=self.scale,
             row=method,
             column=column,
-            published=str(printed or ""),
-            read_from=self.printed.read_from if printed else "",
+            published="" if printed is None else str(printed),
+            read_from="" if printed is None else self.printed.read_from,
             state=state,
             reason=reason,
             **judged.columns(),  # type: ignore[arg-type]
@@ -212,7 +212,7 @@ class Measured:
 
     def _judged(self, column: str, printed: Printed | None, ours: list[float] | Interval | None) -> Judged:
         """Ours beside the printed number; what is not printed has a mean and a spread, and nothing to differ from."""
-        if printed:
+        if printed is not None:
             margin = self.evidence.preregistered["margins"][column]
             return judge_number(printed, ours, margin, self.scale) if ours else Judged("", margin=margin)
         if not ours:

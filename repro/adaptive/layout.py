@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
 from repro.adaptive.methods import FLOAT, FLOAT_BITS, INDIVIDUAL, METHODS, Method, methods
-from repro.adaptive.settings import READINGS
+from repro.adaptive.settings import UNSAID
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval, rank_agreement
@@ -125,7 +125,7 @@ def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
         seeds = len({record.seed for record in records})
         starts = mean_text(runs.evidence.values(runs.scale, FLOAT, str(FLOAT_BITS)).values())
         words = f"{REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}, FP32 starts {starts}"
-        lines.append(f"\n`{name}`: {words}; {settings_text(records, READINGS)}.\n")
+        lines.append(f"\n`{name}`: {words}; {settings_text(records, UNSAID)}.\n")
     if lines and not any(runs.scale in ("gpu", "paper") for _, runs in measured):
         lines.append("\nAt these scales a difference to the print is shown without a verdict.\n")
     if not lines:

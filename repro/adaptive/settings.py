@@ -36,7 +36,8 @@ class Setting:
         if value is None and self.optional:
             return
         if not isinstance(value, int | float) or not self.low <= value <= self.high:
-            raise UsageError(f"{self.name}={value}: give a value from {self.low:g} to {self.high:g}")
+            none = ", or none" * self.optional
+            raise UsageError(f"{self.name}={value}: give a value from {self.low:g} to {self.high:g}{none}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ _ALL: tuple[Setting | Choice, ...] = (
     Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0, 6e-2 at low bits"),
     Setting("realign_in_graph", False, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "they are"),
     Setting(
-        "lambda_start", 0.0, 0, 1e3, "CoQuant: weight of nearness in teacher selection, at first", "any", unsaid=True
+        "lambda_start", 0.0, 0, 1e3, "CoQuant: weight of nearness in teacher selection, at first", "more", unsaid=True
     ),
     Setting("lambda_end", 0.02, 0, 1e3, "the same at the end, after a linear course", "1"),
     Setting("soft_weight", 1.0, 1e-6, 100, "weight of the soft target's cross-entropy"),
@@ -133,8 +134,8 @@ _ALL: tuple[Setting | Choice, ...] = (
     Choice("distance", ("mean", "sum"), "CoQuant: L1 distance within a layer, in teacher selection"),
 )
 SETTINGS = {setting.name: setting for setting in _ALL}
-READINGS = {setting.name: setting.default for setting in _ALL if setting.unsaid}
-"""Our readings of the paper that records leave out: who changes one raises NUMERICS of the targets that read them."""
+UNSAID = {setting.name: setting.default for setting in _ALL if setting.unsaid}
+"""What records leave out where it is just this: who changes one raises NUMERICS of the targets that read it."""
 KEPT = 45_000
 """Training images of CIFAR-10 beside those that may be held out."""
 ARTEFACT = "network.pt"

@@ -22,6 +22,7 @@ def student_probabilities(
     Args:
         progress: t, the part of training that is done, 0..1.
         blocks: L; l counts from 0 at the input.
+        start, end: p at the beginning and at the end.
 
     Source: paper B; the numbers and the depth rule are ours.
 

@@ -66,7 +66,8 @@ def mean_text(values: Collection[float], decimals: int = 1, sign: str = "", empt
 def settings_text(records: Iterable[Record], unsaid: Mapping[str, object] | None = None) -> str:
     """The settings that records were made with; those with more than four values are left to the records.
 
-    `unsaid` are values of settings that records leave out where they have just these.
+    `unsaid` are values of settings that records leave out where they have just these; one that any record names is not
+    filled in for the others.
     """
     found: dict[str, set[str]] = {}
     for record in records:

@@ -107,7 +107,7 @@ def set_bits(network: nn.Module, bits: int | None) -> None:
 
     A switchable module knows its own bit-widths alone: for another, None included, its next forward pass raises
     `KeyError`. Whatever has `bits` is switched and decides itself what is inside it. Attributes are read and written
-    where torch keeps them: its own ways there take milliseconds in a deep network.
+    where torch keeps them: `children()` and its checks on setting take milliseconds in a deep network.
     """
     state = vars(network)
     if "bits" in state:

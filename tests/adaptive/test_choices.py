@@ -13,7 +13,7 @@ from repro.adaptive import experiment, joint, table
 from repro.adaptive.joint import JointStep
 from repro.adaptive.methods import BITS, METHODS
 from repro.adaptive.problems import CIFAR10, MOBILENETV2, RESNET18, Problem
-from repro.adaptive.settings import READINGS, SETTINGS, Choice, with_defaults
+from repro.adaptive.settings import SETTINGS, UNSAID, Choice, with_defaults
 from repro.datasets import cifar10
 from repro.errors import UsageError
 from repro.networks.quantize import set_bits
@@ -38,7 +38,7 @@ def network_of(method: str, problem: str = "resnet18", **chosen: str) -> nn.Modu
 
 def test_what_records_leave_out_is_what_they_were_made_with() -> None:
     """Records know a reading by its absence: another default needs new numerics, and then this test too."""
-    assert READINGS == {
+    assert UNSAID == {
         "weights": "nested", "ends": "float", "identity": "quantized", "clip": "usual", "entropy": "mean",
         "distance": "mean", "lambda_start": 0.0, "swap_end": 1.0,
     }  # fmt: skip
@@ -183,8 +183,10 @@ def test_lambda_goes_from_its_start_to_its_end(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_percentile_of_none_leaves_pacts_start() -> None:
     target = targets.get("table1")
-    for unit in planned(target, "smoke", changes={"alpha_percentile": "none"}):
-        assert unit.settings.get("alpha_percentile", None) is None
+    units = planned(target, "smoke", changes={"alpha_percentile": "none"})
+    own = {unit.name: unit.settings for unit in units if "alpha_percentile" in unit.settings}
+    assert own.keys() == {"dq32", "dq32_bn_calib"}
+    assert {settings["alpha_percentile"] for settings in own.values()} == {None}
     with pytest.raises(UsageError, match="alpha_start=None: give a value from"):
         planned(target, "smoke", changes={"alpha_start": "none"})
 

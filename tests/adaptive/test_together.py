@@ -8,6 +8,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -118,14 +120,22 @@ def test_two_processes_are_one_that_normalises_the_halves_separately(
             torch.testing.assert_close(theirs[key], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
-def torchrun(root: Path, out: Path) -> subprocess.Popen[str]:
-    """One unit of Table 3, in two processes."""
-    options = [f"--set={name}={value}" for name, value in (SMALL | {"fp32_epochs": 8}).items()]
+EPOCHS = 12
+
+
+@contextmanager
+def torchrun(root: Path, out: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """One unit of Table 3, in two processes; what they say goes to files in `out`."""
+    options = [f"--set={name}={value}" for name, value in (SMALL | {"fp32_epochs": EPOCHS}).items()]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "repro"]
-    return subprocess.Popen(
-        [*command, "table3", "--scale=paper", *options, f"--out={out}", f"--data-root={root}", "--limit=1"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    target = ["table3", "--scale=paper", *options, f"--out={out}", f"--data-root={root}", "--limit=1"]
+    with (out / "stdout").open("wb") as page, (out / "stderr").open("wb") as errors:
+        process = subprocess.Popen([*command, *target], stdout=page, stderr=errors)
+        try:
+            yield process
+        finally:
+            process.terminate()  # and with it those that it has started
+            process.wait(timeout=60)
 
 
 def said(errors: str) -> list[str]:
@@ -134,25 +144,27 @@ def said(errors: str) -> list[str]:
 
 def test_torchrun_starts_it_and_goes_on(root: Path, tmp_path: Path) -> None:
     """Told to end, as a cluster's scheduler does, and started again."""
-    process = torchrun(root, tmp_path)
-    while not (found := list(tmp_path.glob("work/table3/paper/fp32.*/checkpoint.pt"))) and process.poll() is None:
-        time.sleep(0.01)
-    process.terminate()
-    _, errors = process.communicate(timeout=400)
-    assert found, errors
-    assert set(said(errors)) == {"repro: interrupted; work is saved: give the same command again to go on"}
+    deadline = time.monotonic() + 300
+    with torchrun(root, tmp_path) as process:
+        while not (found := list(tmp_path.glob("work/table3/paper/fp32.*/checkpoint.pt"))):
+            assert process.poll() is None, (tmp_path / "stderr").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    interrupted = "repro: interrupted; work is saved: give the same command again to go on"
+    assert set(said((tmp_path / "stderr").read_text())) == {interrupted}
     assert Store(tmp_path / "records").read("table3") == ([], [])
     state = load(found[0])
-    assert len(state["curve"]) < 8
+    assert len(state["curve"]) < EPOCHS
     state["curve"][0]["loss"] = 1234.5  # a mark: training from the start would not come upon this number
     save(state, found[0])
-    process = torchrun(root, tmp_path)
-    page, errors = process.communicate(timeout=400)
+    with torchrun(root, tmp_path) as process:
+        process.wait(timeout=400)
+    page, errors = ((tmp_path / name).read_text() for name in ("stdout", "stderr"))
     assert process.returncode == 0, errors
     assert said(errors) == ["repro: table3 paper: 1 done, 14 left"]
     assert page.count("# Table 3: ResNet18 on ImageNet") == 1
     (record,), damaged = Store(tmp_path / "records").read("table3")
-    assert (record.unit, record.workers, len(record.curve), damaged) == ("fp32", 2, 8, [])
+    assert (record.unit, record.workers, len(record.curve), damaged) == ("fp32", 2, EPOCHS, [])
     assert record.curve[0]["loss"] == 1234.5
 
 

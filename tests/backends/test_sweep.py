@@ -75,7 +75,7 @@ def test_a_second_run_goes_on_and_other_code_replaces_nothing(
         with monkeypatch.context() as patch:
             patch.setattr(sweep, name, other)
             assert sweep.main(command) == 2
-        assert capsys.readouterr().err.endswith("give another --out, or delete it to start anew\n")
+        assert capsys.readouterr().err.endswith("give another file by --out, or delete this one to start anew\n")
         assert out.read_bytes() == kept
     out.unlink()
     monkeypatch.setattr(eager, "forward", lambda x, *_: torch.zeros_like(x))

@@ -44,6 +44,10 @@ FORMULA_64 = 1e-15
 """Relative, for one value by two formulas in float64: four operations and a function, some 9 unit roundoffs."""
 
 
+LOSS = 4 * U
+"""Relative, of one loss by two orders of additions: its own rounding, and that of the mean over a batch."""
+
+
 def multiplier(scaler: Scaler, s64: np.ndarray, v64: np.ndarray | float = 0.0) -> np.ndarray:
     """|s - s64|: one addition to 1, the curve's own error, its approximation, and what the rounding of v (U * |v|) does
     through e."""

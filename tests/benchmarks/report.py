@@ -220,8 +220,9 @@ def promises(found: Sequence[Row]) -> str:
 # Record and plot: one of each per kind of machine
 
 
-TIMED = ("cpu", "cores", "gpu", "python", "torch", "timm", "triton", "numba", "numpy", "brevitas")
-"""What the timings depend on beside the code."""
+KIND = ("cpu", "cores", "gpu")
+VERSIONS = ("python", "torch", "timm", "triton", "numba", "numpy")
+"""Of what all timings depend on, beside the code; on Brevitas's depend its own rows alone."""
 
 
 def machine() -> dict[str, Any]:
@@ -229,7 +230,7 @@ def machine() -> dict[str, Any]:
     known = {"cpu": hardware.cpu(), "cores": len(hardware.cores()), "gpu": hardware.gpu(), **hardware.versions()}
     with contextlib.suppress(PackageNotFoundError):
         known["brevitas"] = version("brevitas")
-    return {name: known.get(name) for name in TIMED}
+    return {name: known.get(name) for name in (*KIND, *VERSIONS, "brevitas")}
 
 
 def stem(about: dict[str, Any]) -> Path:
@@ -245,13 +246,16 @@ def stem(about: dict[str, Any]) -> Path:
 def merge(new: Sequence[Row]) -> list[Row]:
     """Put new rows in the place of old ones in this machine's record, and return all.
 
-    A record made with other versions is dropped: its timings do not compare.
+    Rows made with other versions are dropped: their timings do not compare.
     """
     about = machine()
     path = stem(about).with_suffix(".json")
     old = json.loads(path.read_text()) if path.exists() else {"machine": {}, "rows": []}
-    same = all(old["machine"].get(name) == value for name, value in about.items())
-    kept = [Row(**row) for row in old["rows"]] if same else []
+    changed = {name for name in about if old["machine"].get(name) != about[name]}
+    dropped = changed.intersection((*KIND, *VERSIONS)) or (changed and {"brevitas"})
+    kept = [
+        row for row in (Row(**row) for row in old["rows"]) if dropped <= {"brevitas"} and row.backend not in dropped
+    ]
     found = list({row.key: row for row in [*kept, *new]}.values())
     path.parent.mkdir(exist_ok=True)
     lines = ",\n".join(f"  {json.dumps(asdict(row))}" for row in found)
@@ -262,7 +266,9 @@ def merge(new: Sequence[Row]) -> list[Row]:
 def page(found: Sequence[Row], about: dict[str, Any]) -> None:
     """Write the page of a machine's record, the promised ratios and every row, and its plot."""
     title = f"# Benchmarks: {about['cpu']}, {about['cores']} cores\n\n"
-    versions = ", ".join(f"{name} {value}" for name, value in about.items() if name in TIMED[3:] and value)
+    versions = ", ".join(
+        f"{name} {value}" for name, value in about.items() if name in (*VERSIONS, "brevitas") and value
+    )
     notes = (
         f"{versions}. Contenders of a race run in turn, in one process; `time` is in multiples of the column beside "
         "it, `of copy` the bandwidth in parts of that of `out.copy_(x)` in the same race. A row whose 80th percentile "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,17 @@ from torch import distributed as dist
 
 from repro.training import distributed
 
-PRELOADED = ["torch", "torchvision", "timm"]
+
+def forkserver() -> ForkServerContext:
+    """Makes processes for which torch is imported once; their environment is that of the first one's start."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torchvision", "timm"])
+    return context
 
 
 def run(work: Callable[..., Any], rendezvous: Path, *arguments: Any) -> list[Any]:
     """What `work(number, *arguments)` gives in each of two processes that have joined; fails where one does."""
-    context = multiprocessing.get_context("forkserver")  # torch is imported once for all of them
-    context.set_forkserver_preload(PRELOADED)
+    context = forkserver()
     ends = [context.Pipe() for _ in range(2)]
     processes = [
         context.Process(target=_work, args=(theirs, work, number, rendezvous, arguments), daemon=True)
