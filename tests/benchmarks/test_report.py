@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from repro import hardware
 from tests.benchmarks import report
 from tests.benchmarks.race import Race
 from tests.benchmarks.report import Promise, Row
@@ -47,15 +48,16 @@ def test_a_row_is_the_median_the_bandwidth_and_two_ratios() -> None:
 )
 def test_a_promise_is_judged_by_the_medians(limits: dict[str, float], said: str) -> None:
     rows = raced(fused=[4.0] * 3, eager=[12.0] * 3)
-    promise = Promise("forward", r"\d k float32", "eager", "fused", **limits)
-    assert promise.judge(rows) == [("1 k float32", 3.0, said)]
-    assert promise.judge([replace(row, p80=99.0) for row in rows]) == [("1 k float32", 3.0, "disturbed")]
-    assert promise.judge([replace(row, data="1 k bfloat16") for row in rows]) == []
+    promise = Promise("forward", ("1 k float32", "1 M float32"), "eager", "fused", **limits)
+    other = ("1 M float32", None, "missing")
+    assert promise.judge(rows) == [("1 k float32", 3.0, said), other]
+    assert promise.judge([replace(row, p80=99.0) for row in rows]) == [("1 k float32", 3.0, "disturbed"), other]
+    assert promise.judge([replace(row, peak_mib=None) for row in rows[:1]])[0] == ("1 k float32", None, "missing")
 
 
 def test_a_promise_without_rows_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    kept, other = (Promise("forward", data, "eager", "fused", at_least=3) for data in ("1 k float32", "64 M on GPU"))
-    monkeypatch.setattr(report, "PROMISES", (kept, other))
+    promise = Promise("forward", ("1 k float32", "64 M on GPU"), "eager", "fused", at_least=3)
+    monkeypatch.setattr(report, "PROMISES", (promise,))
     lines = report.promises(raced(fused=[4.0] * 3, eager=[12.0] * 3)).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
     assert cells == [
@@ -78,3 +80,27 @@ def test_a_record_keeps_other_rows_and_drops_what_other_versions_timed(
     assert report.merge([]) == [new, old[1]]
     monkeypatch.setattr(report, "machine", lambda: {"cpu": "Some CPU", "cores": 2, "gpu": None, "torch": "2.15"})
     assert report.merge([new]) == [new]
+
+
+def test_another_brevitas_drops_its_own_rows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def about(version: str | None) -> dict:
+        return {"cpu": "Some CPU", "cores": 2, "gpu": None, "torch": "2.14", "brevitas": version}
+
+    monkeypatch.setattr(report, "machine", lambda: about("0.12"))
+    rows = report.merge(raced(fused=[4.0] * 3, brevitas=[12.0] * 3))
+    monkeypatch.setattr(report, "machine", lambda: about("0.13"))
+    assert report.merge([]) == rows[:1]
+
+
+def test_what_timings_depend_on_and_the_page_that_names_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    about = report.machine()
+    assert about["cpu"] == hardware.cpu()
+    assert about["torch"] == hardware.versions()["torch"]
+    assert not {"av", "onnx"} & about.keys()
+    monkeypatch.setattr(report, "FOLDER", folder)
+    report.page(raced(copy=[1.0] * 3, fused=[4.0] * 3), about | {"cpu": "Some CPU", "gpu": None, "cores": 2})
+    page = (folder / "some-cpu-2-cores.md").read_text()
+    assert page.startswith("# Benchmarks: Some CPU, 2 cores\n\npython ")
+    assert "## Promised ratios" in page
+    assert (folder / "some-cpu-2-cores.svg").exists()
