@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from backends import operator
-from backends.autograd import FakeQuantize, torch_backend
 from backends.contract import Scaler, check_noise, check_parameters
+from backends.function import FakeQuantize, torch_backend
 
 
 @torch.compiler.allow_in_graph  # Dynamo leaves the call whole; AOTAutograd runs it, as ordinary Python

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 import backends
-from backends import BackendUnavailableError, Scaler, autograd, eager, fused, operator
+from backends import BackendUnavailableError, Scaler, eager, function, fused, operator
 from backends.autograd import fake_quantize
 from backends.contract import register_scaler, unregister_scaler
 from tests.backends.cases import assert_equal, no_cuda, plain
@@ -161,7 +161,7 @@ class TestAutomaticChoice:
         self, monkeypatch: pytest.MonkeyPatch, faster: tuple[str, ...], ran_op: str
     ) -> None:
         monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
-        monkeypatch.setattr(autograd, "FASTER_TRACED", faster)
+        monkeypatch.setattr(function, "FASTER_TRACED", faster)
         assert_compiled_equals_eager(None, SETTING.parameters, {ran_op})
 
 

@@ -155,7 +155,7 @@ class Promise:
         return f"≥ {self.at_least:.3g}" if self.at_least is not None else f"≤ {self.at_most:.3g}"
 
     def judge(self, found: Sequence[Row]) -> list[tuple[str, float | None, str]]:
-        """Of each of `data`: its name, the ratio, and whether it holds; None and `missing` where nothing was measured."""
+        """Of each of `data`: its name, the ratio, and whether it holds; None and `missing` if nothing was measured."""
         of_key = {row.key: row for row in found}
         judged: list[tuple[str, float | None, str]] = []
         for data in self.data:
