@@ -1,5 +1,6 @@
 """A training that is really killed, started again, ends with the records of one that never was."""
 
+import multiprocessing
 import os
 import signal
 import time
@@ -7,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 
-from repro import datasets, targets
+import torch
+
+from repro import datasets, runner, targets
 from repro.evidence.records import Record, Store
 from repro.runner import Setup, execute, plan
 from tests.training import two
@@ -20,8 +24,10 @@ SMALL = {
 
 
 def work(out: Path, units: int) -> None:
-    """What the command does, but for rendering, in a session of its own."""
+    """What the command does, but for rendering, in a session of its own; its worker has torch from here."""
     os.setsid()
+    torch.set_num_threads(1)
+    runner.multiprocessing = SimpleNamespace(get_context=lambda _: multiprocessing.get_context("fork"))
     os.environ.pop("REPRO_BACKEND", None)  # which an earlier test may have given to the server
     target, setup = targets.get("table1"), Setup(out)
     changes = {name: str(value) for name, value in SMALL.items()}

@@ -120,7 +120,7 @@ def test_two_processes_are_one_that_normalises_the_halves_separately(
             torch.testing.assert_close(theirs[key], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, key=key: f"{key}: {m}")
 
 
-EPOCHS = 12
+EPOCHS = 6
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from tests.benchmarks import networks
 from tests.benchmarks.networks import LearnedRange
 
 STEPS = 20
-BEGINNINGS = range(1, 5)
+BEGINNINGS = range(1, 3)
 """Of trainings whose weights are off by about a unit roundoff at first."""
 
 
