@@ -72,8 +72,7 @@ def fake_quantize_backward(
     """
     own = Scaler(scaler, delta, alpha, form)  # type: ignore[arg-type]
     module, out = backends.get(backend, x.device), torch.empty_like(x)
-    step_needed, lower_needed, upper_needed = needs
-    wanted = step_needed, lower_needed, upper_needed
+    wanted = needs[0], needs[1], needs[2]
     dx, *sums = module.backward(grad, x, step, lower, upper, scaler=own, axis=axis, noise=noise, out=out, needs=wanted)
     empty = x.new_empty(0, dtype=compute_dtype(x))
     of_step, of_lower, of_upper = (empty.clone() if s is None else s.clone() for s in sums)  # results share no memory

@@ -320,7 +320,8 @@ DQ (32 bit) and DQ (8 bit), with and without BN calibration, at 8, 6, 4 and 2 bi
 percent, of the accuracy at full strength (ours: of the FP32 start; in print: of the individual 8-bit network). The
 misfit is the root mean square difference of the two over the 32 cells of both tables, in points; smaller is better. A
 few cells where networks collapse in print weigh most in it. The last column divides the DQ (8 bit) rows by the scheme's
-individual 8-bit network, as in print: so what its training gains or costs is no misfit. Behind the best: by seed, each
+individual 8-bit network, as in print: so what its training gains or costs is no misfit, and two cells are met by
+definition. Behind the best: by seed, each
 with a 95 % interval of its own; the best was picked from the same runs. Exploratory: the print names no scheme.
 """
 

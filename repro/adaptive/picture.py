@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-RENDERER = 3
+RENDERER = 4
 """Raised when the drawing changes."""
 
 COLUMNS = 4
@@ -43,20 +43,20 @@ def picture(title: str, printed: PublishedTable, evidence: Evidence) -> Figure:
     sources = [Measured(printed, evidence, scale) for scale in evidence.scales]
     own = [m for m, method in METHODS.items() if method.origin and any(_curve(source, m)[0] for source in sources)]
     methods = [*printed.methods, *own]
-    panels = len(methods) + 1  # the last holds the legend
+    rows = -(-len(methods) // COLUMNS)
     with style():
-        figure = Figure(figsize=(10, 2.3 * -(-panels // COLUMNS) + 0.5))
-        grid = figure.subplots(-(-panels // COLUMNS), COLUMNS, sharex=True, sharey=True).flatten()
+        figure = Figure(figsize=(10, 2.3 * rows + 0.8))
+        grid = figure.subplots(rows, COLUMNS, sharex=True, sharey=True).flatten()
         for axes, method in zip(grid, methods, strict=False):
             _panel(axes, printed, method, sources)
         for axes in grid[len(methods) :]:
             axes.axis("off")
         for axes in grid[len(methods) - COLUMNS : len(methods)]:
             axes.tick_params(labelbottom=True)
+            axes.set_xlabel("bits of weights\nand activations", fontsize=10)
         keys = {label: key for axes in grid for key, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-        grid[len(methods)].legend(keys.values(), keys.keys(), loc="center left", fontsize=10)
+        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=len(keys), fontsize=10)
         figure.suptitle(title, x=0.01, ha="left")
-        figure.supxlabel("bits of weights and activations")
         figure.supylabel("top-1 (%)")
     return figure
 
@@ -72,7 +72,7 @@ def _panel(axes: Axes, printed: PublishedTable, method: str, sources: Sequence[M
             axes.plot(at, mean, color=colour, linewidth=0.8, alpha=0.6, label=f"Individual, {source.scale} scale")
         at, mean, sd = _curve(source, method)
         if at:
-            label = f"ours, {source.scale} scale\n(mean ± sd)"
+            label = f"ours, {source.scale} scale (mean ± sd)"
             axes.errorbar(at, mean, sd, fmt="o-", color=colour, markersize=4, capsize=2, label=label)
         else:
             axes.text(0.5, 0.08, "not recorded", transform=axes.transAxes, ha="center", fontsize=9, color=colour)

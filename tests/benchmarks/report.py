@@ -248,10 +248,8 @@ def merge(new: Sequence[Row]) -> list[Row]:
     path = stem(about).with_suffix(".json")
     old = json.loads(path.read_text()) if path.exists() else {"machine": {}, "rows": []}
     changed = {name for name in about if old["machine"].get(name) != about[name]}
-    dropped = changed.intersection((*KIND, *VERSIONS)) or (changed and {"brevitas"})
-    kept = [
-        row for row in (Row(**row) for row in old["rows"]) if dropped <= {"brevitas"} and row.backend not in dropped
-    ]
+    kept = [Row(**row) for row in old["rows"] if not changed.intersection((*KIND, *VERSIONS))]
+    kept = [row for row in kept if row.backend not in changed]
     found = list({row.key: row for row in [*kept, *new]}.values())
     path.parent.mkdir(exist_ok=True)
     lines = ",\n".join(f"  {json.dumps(asdict(row))}" for row in found)
