@@ -39,7 +39,7 @@ class TestUnits:
         confirmatory = [(unit.seed, unit.name) for unit in units if unit.name in names]
         assert confirmatory == [(seed, name) for seed in range(9) for name in names]
         assert {unit.name for unit in units[9 * 7 :]} == {arm.name for arm in EXPLORATORY}
-        assert {unit.seed for unit in units[9 * 7 :]} == set(range(8))
+        assert {unit.seed for unit in units[9 * 7 :]} == set(range(1, 9))
 
     def test_arms_are_those_that_are_preregistered(self) -> None:
         assert PLAN["study"] == "confirmatory"
