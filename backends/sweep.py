@@ -5,8 +5,8 @@ with steps chosen to hurt. Codes and values that differ are counted; zeros compa
 NaN (contract Q4, Q5). The outcome is a JSON file, written after each setting; running again goes on from there, as long
 as the code of the backend and of this module, and the machine, are the same.
 
-The reference takes four times as long as its arithmetic needs, for arrays that it makes on the way; `expected` is the
-same few NumPy operations in place, and the tests hold it to the reference.
+The reference need not see every number. Clip, the correctly rounded division by a positive step and rounding never
+decrease, so its codes do not either: where each begins, found by bisection, tells all of them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from backends import get
-from backends.contract import NAN_CODE
+from backends import get, reference
 
 BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 ORDINARY = (1.0, 0.1, 0.0123, 7.77)
@@ -41,9 +43,10 @@ HARD = {
     "subnormal": 3e-39,
     "smallest subnormal": float(np.finfo(np.float32).smallest_subnormal),
 }
-CHUNK = 2**16
-"""Inputs compared at a time: small enough for a core's cache."""
-INPUTS = {"float32": 2**32, "bfloat16": 2**16}
+CHUNK = {"cpu": 2**16, "cuda": 2**26}
+"""Numbers at a time, by type of device: so few that they stay in a core's cache, so many that a GPU is busy."""
+PLACES = {"float32": torch.int32, "bfloat16": torch.int16}
+"""By dtype, the integers of its width: the places of its numbers, put in order, around that of 0."""
 ON_CPU = ("fused/cpu.py", "fused/loops.py", "fused/curves.py", "fused/threads.py")
 DEFAULT_OUT = Path("benchmarks/sweep.json")
 
@@ -90,58 +93,82 @@ def settings(bit_widths: Iterable[int]) -> list[Setting]:
         for bits in bit_widths
         for signed in (True, False)
         for step, beyond in grids
-        for dtype in INPUTS
+        for dtype in PLACES
     ]
 
 
-def sweep(setting: Setting, backend: str, device: str = "cpu", inputs: range | None = None) -> Outcome:
-    """Count differing codes and values over the bit patterns `inputs`; all of the dtype without them.
+class Level(NamedTuple):
+    """The reference's code and value of all numbers from place `first` up to the next level's."""
+
+    first: int
+    code: int
+    value: float
+
+
+def sweep(setting: Setting, backend: str, device: str = "cpu") -> Outcome:
+    """Count differing codes and values over all numbers of the dtype.
 
     >>> sweep(Setting("bfloat16", bits=4, signed=True, step=0.1), "eager").values
     0
     """
-    inputs = inputs or range(INPUTS[setting.dtype])
-    start, codes, values = time.perf_counter(), 0, 0
-    for first in range(inputs.start, inputs.stop, CHUNK):
-        patterns = np.arange(first, min(first + CHUNK, inputs.stop), dtype=np.uint32)
-        differing = _compare(patterns, setting, backend, device)
-        codes, values = codes + differing[0], values + differing[1]
-    return Outcome(setting, len(inputs), codes, values, round(time.perf_counter() - start, 1))
+    module, start = get(backend, device), time.perf_counter()
+    width, chunk = PLACES[setting.dtype], CHUNK[torch.device(device).type]
+    inputs = codes = values = 0
+    for level, following in pairwise([*levels(setting), Level(torch.iinfo(width).max + 1, 0, 0.0)]):
+        for first in range(level.first, following.first, chunk):
+            last = min(first + chunk, following.first)
+            x = numbers(torch.arange(first, last, dtype=width, device=device))
+            inputs += x.numel()
+            codes += _differing(module.codes(x, *setting.parameters), level.code)
+            values += _differing(module.forward(x, *setting.parameters), level.value)
+    return Outcome(setting, inputs, codes, values, round(time.perf_counter() - start, 1))
 
 
-@np.errstate(invalid="ignore")
-def expected(x: np.ndarray, step: float, lower: float, upper: float) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and values of float32 `x` (contract Q1-Q6).
+def numbers(places: Tensor) -> Tensor:
+    """Those at these places (int32: of float32, int16: of bfloat16) of NaN, -infinity to -0, 0 to infinity, NaN.
 
-    >>> expected(np.float32([-9.0, 0.25, 0.75]), 0.5, -1.0, 1.0)
-    (array([-2,  0,  2], dtype=int32), array([-1.,  0.,  1.], dtype=float32))
+    >>> numbers(torch.tensor([-2, -1, 0, 1], dtype=torch.int32))
+    tensor([-1.4013e-45, -0.0000e+00,  0.0000e+00,  1.4013e-45])
     """
-    rounded = np.maximum(x, np.float32(lower))
-    np.minimum(rounded, np.float32(upper), out=rounded)
-    np.divide(rounded, np.float32(step), out=rounded)
-    np.rint(rounded, out=rounded)
-    codes = rounded.astype(np.int32)
-    codes[np.isnan(rounded)] = NAN_CODE
-    return codes, np.multiply(rounded, np.float32(step), out=rounded)
+    [dtype] = (getattr(torch, name) for name, width in PLACES.items() if width == places.dtype)
+    limits = torch.iinfo(places.dtype)
+    return (places ^ (places >> limits.bits - 1 & limits.max)).view(dtype)
 
 
-def _compare(patterns: np.ndarray, setting: Setting, backend: str, device: str) -> tuple[int, int]:
-    """Differing codes and values of one chunk. A bfloat16 is the upper half of a float32."""
-    import torch
+def levels(setting: Setting) -> list[Level]:
+    """Every level of the reference, in the order of its numbers; the first and the last is that of NaN.
 
-    module, dtype = get(backend, device), getattr(torch, setting.dtype)
-    x = (patterns if setting.dtype == "float32" else patterns << 16).view(np.float32)
-    codes, values = expected(x, *setting.parameters)
-    values = torch.from_numpy(values).to(dtype).float().numpy()  # the one cast back (Q5)
-    tensor = torch.from_numpy(x).to(device, dtype)
-    ours_codes, ours = module.codes(tensor, *setting.parameters), module.forward(tensor, *setting.parameters)
-    return _differing(ours_codes.cpu().numpy(), codes), _differing(ours.float().cpu().numpy(), values)
+    >>> [(level.code, level.value) for level in levels(Setting("bfloat16", bits=2, signed=True, step=0.5))]
+    [(-2147483648, nan), (-2, -1.0), (-1, -0.5), (0, -0.0), (1, 0.5), (-2147483648, nan)]
+    """
+    width = PLACES[setting.dtype]
+    infinity = int(torch.tensor(torch.inf, dtype=getattr(torch, setting.dtype)).view(width))
+    lowest, highest = -infinity - 1, infinity
+    q_min, q_max = _reference(torch.tensor([lowest, highest]), setting)[0].tolist()
+    code = torch.arange(q_min + 1, q_max + 1)
+    below, reached = torch.full_like(code, lowest), torch.full_like(code, highest)
+    while (reached - below > 1).any():
+        middle = (below + reached) // 2
+        up = _reference(middle, setting)[0] >= code
+        below, reached = torch.where(up, below, middle), torch.where(up, middle, reached)
+    firsts = [torch.iinfo(width).min, lowest, *reached.tolist(), highest + 1]
+    codes, values = _reference(torch.tensor(firsts), setting)
+    return [Level(*level) for level in zip(firsts, codes.tolist(), values.tolist(), strict=True)]
 
 
-def _differing(ours: np.ndarray, theirs: np.ndarray) -> int:
-    if np.array_equal(ours.view(np.int32), theirs.view(np.int32)):
-        return 0
-    return int(np.count_nonzero((ours != theirs) & ~(np.isnan(ours) & np.isnan(theirs))))
+def _reference(places: Tensor, setting: Setting) -> tuple[Tensor, Tensor]:
+    """Codes and values of the numbers at these places, with the one cast back (Q5)."""
+    x = numbers(places.to(PLACES[setting.dtype]))
+    codes, values = (
+        torch.from_numpy(function(x.float().numpy(), *setting.parameters))
+        for function in (reference.codes, reference.forward)
+    )
+    return codes, values.to(x.dtype)
+
+
+def _differing(ours: Tensor, expected: float) -> int:
+    """How many are not what is expected of all."""
+    return int(torch.count_nonzero(ours != expected if expected == expected else ~ours.isnan()))
 
 
 def run(todo: list[Setting], backend: str, device: str, workers: int) -> Iterator[Outcome]:
@@ -170,19 +197,21 @@ def sources(backend: str, device: str) -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in own)).hexdigest()
 
 
-def machine() -> dict[str, str]:
+def machine(device: str) -> dict[str, str]:
     """What the outcome was computed on and with."""
     info = Path("/proc/cpuinfo")
     models = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.exists() else []
-    packages = {package: version(package) for package in ("numpy", "torch", "numba")}
-    return {"cpu": models[0].partition(": ")[2] if models else platform.processor()} | packages
+    known = {"cpu": models[0].partition(": ")[2] if models else platform.processor()}
+    on_gpu = torch.device(device).type == "cuda"
+    known |= {"gpu": torch.cuda.get_device_name(device)} if on_gpu else {}
+    return known | {package: version(package) for package in ("numpy", "torch", "triton" if on_gpu else "numba")}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; 0 where nothing differs, 1 where something does, 2 where the outcomes in the file are others'."""
     parser = argparse.ArgumentParser(prog="python -m backends.sweep", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--bits", type=int, nargs="+", choices=BIT_WIDTHS, default=BIT_WIDTHS, help="only these widths")
-    parser.add_argument("--dtype", choices=INPUTS, nargs="+", default=list(INPUTS), help="only these dtypes")
+    parser.add_argument("--dtype", choices=PLACES, nargs="+", default=list(PLACES), help="only these dtypes")
     parser.add_argument("--backend", default="fused", help="the backend to judge (default: fused)")
     parser.add_argument("--device", default="cpu", help="where it computes (default: cpu)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
@@ -192,7 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
         "backend": chosen.backend,
         "device": chosen.device,
         "sources": sources(chosen.backend, chosen.device),
-        **machine(),
+        **machine(chosen.device),
     }
     done = _read(chosen.out, header)
     if done is None:

@@ -14,17 +14,26 @@ from backends.sweep import Setting
 from tests.backends.cases import assert_equal
 from tests.strategies import grid, specials, tie_grid
 
-SETTINGS = [setting for setting in sweep.settings(sweep.BIT_WIDTHS) if setting.dtype == "float32"]
+SETTINGS = sweep.settings(sweep.BIT_WIDTHS)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
-def test_expected_is_the_reference(setting: Setting) -> None:
-    levels = grid(setting.bits, setting.signed, setting.step)
+def test_levels_are_the_reference(setting: Setting) -> None:
+    """Seen at ties and anywhere; each code begins where the number before has the code before."""
+    dtype, width = getattr(torch, setting.dtype), sweep.PLACES[setting.dtype]
+    grid_of_setting = grid(setting.bits, setting.signed, setting.step)
     anything = np.random.default_rng(0).integers(2**32, size=999, dtype=np.uint32).view(np.float32)
-    x = np.concatenate([tie_grid(levels), specials(levels), anything])
-    codes, values = sweep.expected(x, *setting.parameters)
-    assert_equal(codes, reference.codes(x, *setting.parameters))
-    assert_equal(values, reference.forward(x, *setting.parameters))
+    x = torch.from_numpy(np.concatenate([tie_grid(grid_of_setting), specials(grid_of_setting), anything])).to(dtype)
+    bits = x.view(width)
+    places = torch.where(bits < 0, bits ^ torch.iinfo(width).max, bits)
+    assert torch.equal(sweep.numbers(places).view(width), bits)
+
+    levels = sweep.levels(setting)
+    firsts = torch.tensor([level.first for level in levels])
+    found = [levels[index] for index in (torch.searchsorted(firsts, places.long(), right=True) - 1).tolist()]
+    assert_equal(np.int32([level.code for level in found]), reference.codes(x.float().numpy(), *setting.parameters))
+    values = torch.from_numpy(reference.forward(x.float().numpy(), *setting.parameters)).to(dtype)
+    assert_equal(np.float32([level.value for level in found]), values.float().numpy())
 
 
 def test_settings_are_distinct_and_valid() -> None:
@@ -32,7 +41,7 @@ def test_settings_are_distinct_and_valid() -> None:
     assert len(set(every)) == len(every) == 2 * 2 * 7 * (len(sweep.ORDINARY) + len(sweep.HARD) + 1)
 
 
-BFLOAT16 = [setting for setting in sweep.settings(sweep.BIT_WIDTHS) if setting.dtype == "bfloat16"]
+BFLOAT16 = [setting for setting in SETTINGS if setting.dtype == "bfloat16"]
 
 
 @pytest.mark.parametrize("setting", BFLOAT16[::5], ids=str)
@@ -43,17 +52,19 @@ def test_all_of_bfloat16(setting: Setting) -> None:
 
 
 def test_differences_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a backend that multiplies by the reciprocal and has but one value."""
-    setting = Setting("float32", bits=8, signed=False, step=0.1)
-    step, lower, upper = np.float32(setting.parameters)
-    monkeypatch.setattr(eager, "codes", lambda x, *_: torch.round(x.clamp(lower, upper) * (1 / step)).int())
+    """Of a backend that rounds ties up, has no code for NaN, and but one value."""
+    setting = Setting("bfloat16", bits=2, signed=True, step=0.5)
+
+    def codes(x: torch.Tensor, *_: float) -> torch.Tensor:
+        return torch.floor(x.float().clamp(-1.0, 0.5) / 0.5 + 0.5).nan_to_num(0).int()
+
+    monkeypatch.setattr(eager, "codes", codes)
     monkeypatch.setattr(eager, "forward", lambda x, *_: torch.zeros_like(x))
-    ties = np.sort(tie_grid(grid(8, signed=False, step=0.1)))
-    wrong = [x for x in ties if np.rint(x * (1 / step)) != np.rint(x / step)]
-    pattern = int(wrong[5].view(np.uint32))
-    assert wrong[5] > step
-    outcome = sweep.sweep(setting, "eager", inputs=range(pattern, pattern + 1))
-    assert (outcome.inputs, outcome.codes, outcome.values) == (1, 1, 1)
+    outcome = sweep.sweep(setting, "eager")
+    x = sweep.numbers(torch.arange(-(2**15), 2**15).short())
+    assert outcome.inputs == len(x.view(torch.int16).unique()) == 2**16
+    assert outcome.codes == 2 * 127 + 2  # NaN, and .25 and -.75, which go to the even 0 and -2
+    assert outcome.values == int((~(x.abs() <= 0.25)).sum())
 
 
 def test_a_second_run_goes_on_and_other_code_replaces_nothing(
@@ -75,7 +86,7 @@ def test_a_second_run_goes_on_and_other_code_replaces_nothing(
     assert "131072 inputs, 0 differing codes, 0 differing values" in run().out
     assert [row["setting"]["bits"] for row in json.loads(out.read_text())["outcomes"]] == [2, 3]
     kept = out.read_bytes()
-    for name, other in (("sources", lambda *_: "other"), ("machine", lambda: {"cpu": "other"})):
+    for name, other in (("sources", lambda *_: "other"), ("machine", lambda *_: {"cpu": "other"})):
         with monkeypatch.context() as patch:
             patch.setattr(sweep, name, other)
             assert sweep.main(command) == 2
