@@ -299,7 +299,7 @@ class TestShapesAndDtypes:
         )
         assert_equal(half.x, full.x.astype(np.float16))
         for a, b in zip(half[1:], full[1:], strict=True):
-            assert_equal(a, b)
+            np.testing.assert_allclose(a, b, rtol=1e-6)  # on a GPU, terms of another dtype are added in another order
 
     def test_Q6_nan_in_x_gets_no_gradient_and_shows_in_that_of_the_step(self, backend: Case) -> None:
         gradients = backend.backward(np.float32([1, 1]), np.float32([nan, 9.0]), 0.5, -1.0, 1.5, scaler=STE)

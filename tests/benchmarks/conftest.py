@@ -54,7 +54,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     report.page(merged, report.machine())
     write = terminalreporter.write_line
     write("")
-    for line in [*report.table(_found).splitlines(), "", *report.promises(merged).splitlines()]:
+    for line in [*report.table(_found).splitlines(), "", *report.promises(merged, report.machine()).splitlines()]:
         write(line)
     if peers.NO_BREVITAS:
         write(f"Not compared: {peers.NO_BREVITAS}")

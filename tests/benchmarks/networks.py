@@ -86,6 +86,7 @@ def training_step(
     bits: tuple[int, ...] = (),
     backend: str | None = None,
     learning_rate: float = 0.01,
+    device: str = "cpu",
 ) -> Callable[[], float]:
     """A step of SGD on made-up images: forward and backward at each of `bits` in turn, then one update; the loss.
 
@@ -93,7 +94,8 @@ def training_step(
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, pixels, pixels, generator=generator).to(memory_format=torch.channels_last)
-    labels = torch.randint(CLASSES, (batch,), generator=generator)
+    images, labels = images.to(device), torch.randint(CLASSES, (batch,), generator=generator).to(device)
+    network.to(device)
     optimizer = torch.optim.SGD(network.parameters(), lr=learning_rate, momentum=0.9)
 
     def step() -> float:
@@ -138,14 +140,18 @@ def lite0_steps() -> dict[str, Contender]:
     return {"fp32": step(None), "fused": step("ours", "fused"), "eager": step("ours", "eager"), "torch": step("torch")}
 
 
-def resnet18_steps() -> dict[str, Contender]:
+def resnet18_steps(batch: int = 64, device: str = "cpu") -> dict[str, Contender]:
     """`joint` serves four bit-widths with one update, `separate` takes a step for each."""
+
+    def step(network: nn.Module, bits: tuple[int, ...] = (), backend: str | None = None) -> Contender:
+        return training_step(network, batch, 32, bits, backend, device=device)
+
     network = resnet18(True)
-    separate = [training_step(network, 64, 32, (bits,), "fused") for bits in JOINT_BITS]
+    separate = [step(network, (bits,), "fused") for bits in JOINT_BITS]
     return {
-        "fp32": training_step(resnet18(False), 64, 32),
-        "fused": training_step(resnet18(True), 64, 32, (SINGLE_BITS,), "fused"),
-        "eager": training_step(resnet18(True), 64, 32, (SINGLE_BITS,), "eager"),
-        "joint": training_step(resnet18(True), 64, 32, JOINT_BITS, "fused"),
+        "fp32": step(resnet18(False)),
+        "fused": step(resnet18(True), (SINGLE_BITS,), "fused"),
+        "eager": step(resnet18(True), (SINGLE_BITS,), "eager"),
+        "joint": step(resnet18(True), JOINT_BITS, "fused"),
         "separate": lambda: [one() for one in separate],
     }

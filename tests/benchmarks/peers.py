@@ -37,7 +37,7 @@ class Data:
 
     @property
     def step(self) -> Tensor:
-        return torch.full(() if self.axis is None else (self.x.shape[self.axis],), STEP)
+        return torch.full(() if self.axis is None else (self.x.shape[self.axis],), STEP, device=self.x.device)
 
     @property
     def parameters(self) -> list[Any]:
@@ -163,7 +163,7 @@ def torch_static(data: Data) -> Contender:
 
 def torch_learnable(data: Data) -> Contender:
     x, axis = data.x.detach().requires_grad_(), data.axis
-    step = (data.step if axis is not None else torch.tensor([STEP])).requires_grad_()
+    step = data.step.reshape(-1).requires_grad_()
     zero = torch.zeros_like(step).requires_grad_()
     if axis is None:
         theirs = torch._fake_quantize_learnable_per_tensor_affine

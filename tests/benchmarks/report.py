@@ -18,6 +18,8 @@ from tests.benchmarks.race import Race
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 RENDERER = 2
+ON_GPU = " on GPU"
+"""How the name of data ends that lies there."""
 QUIET = 1.5
 """The largest ratio of the 80th to the 20th percentile that a machine with nothing else to do shows."""
 
@@ -151,6 +153,10 @@ class Promise:
     measure: str = "ms"
 
     @property
+    def on_gpu(self) -> bool:
+        return all(data.endswith(ON_GPU) for data in self.data)
+
+    @property
     def limit(self) -> str:
         return f"≥ {self.at_least:.3g}" if self.at_least is not None else f"≤ {self.at_most:.3g}"
 
@@ -177,7 +183,9 @@ LARGEST = ("16 M float32",)
 LARGE = ("1 M float32", "4 M float32", *LARGEST, "64 M float32")
 SMALL = ("1 k float32", "16 k float32", "conv weight 64x64x3x3")
 LITE0, RESNET18 = ("Lite0 64 px, batch 64",), ("ResNet18-CIFAR, batch 64",)
-ON_GPU = tuple(f"64 M {dtype}{what} on GPU" for dtype in ("float32", "bfloat16") for what in ("", " of a ReLU"))
+LARGEST_ON_GPU = tuple(
+    f"64 M {dtype}{what}{ON_GPU}" for dtype in ("float32", "bfloat16") for what in ("", " of a ReLU")
+)
 PROMISES = (
     Promise("forward, out given", LARGEST, "copy", "fused", at_least=0.8),
     *(Promise("backward, out given", LARGEST, "torch.add", name, at_least=0.9) for name in ("fused", "fused, ste")),
@@ -197,16 +205,20 @@ PROMISES = (
     Promise("training step", RESNET18, "fused", "fp32", at_most=1.05),
     Promise("training step", RESNET18, "joint", "fp32", at_most=4.3),
     Promise("training step", RESNET18, "joint", "separate", at_most=1.1, measure="peak_mib"),
-    Promise("forward, out given", ON_GPU, "copy", "fused", at_least=0.9),
-    Promise("backward, out given", ON_GPU, "copy", "fused", at_least=0.85 * 2 / 3),  # it moves 3 bytes for a copy's 2
+    Promise("forward, out given", LARGEST_ON_GPU, "copy", "fused", at_least=0.9),
+    Promise(
+        "backward, out given", LARGEST_ON_GPU, "copy", "fused", at_least=0.85 * 2 / 3
+    ),  # it moves 3 bytes for a copy's 2
     Promise("watching", ("Lite0 224 px, batch 16",), "watched", "forward", at_most=1.15),
 )
 
 
-def promises(found: Sequence[Row]) -> str:
-    """Every promised ratio as Markdown: `missing` where no rows can judge it."""
+def promises(found: Sequence[Row], about: dict[str, Any]) -> str:
+    """What is promised of such a machine, or of its GPU, as Markdown: `missing` where no rows can judge it."""
     lines = []
     for p in PROMISES:
+        if p.on_gpu != bool(about["gpu"]):
+            continue
         times = f"{p.over} / {p.under}{', memory' * (p.measure != 'ms')}"
         for data, ratio, said in p.judge(found):
             lines.append([p.operation, data, times, "" if ratio is None else f"{ratio:.2f}", p.limit, said])
@@ -269,7 +281,7 @@ def page(found: Sequence[Row], about: dict[str, Any]) -> None:
         f"is more than {QUIET} times its 20th was disturbed: the machine had something else to do.\n\n"
     )
     image = f"![Bandwidth in parts of a copy's, over size]({stem(about).name}.png)\n\n"
-    text = f"{title}{notes}{image}## Promised ratios\n\n{promises(found)}\n## All rows\n\n{table(found)}"
+    text = f"{title}{notes}{image}## Promised ratios\n\n{promises(found, about)}\n## All rows\n\n{table(found)}"
     stem(about).with_suffix(".md").write_text(text)
     plot(found, about)
 
@@ -282,6 +294,7 @@ def plot(found: Sequence[Row], about: dict[str, Any]) -> None:
     from matplotlib.figure import Figure
 
     names = [name for name in dict.fromkeys(row.backend for row in found if row.operation in PLOTTED) if name != "copy"]
+    where = ON_GPU if about["gpu"] else ""
     with style():
         figure = Figure(figsize=(12, 4.2))
         panels = figure.subplots(1, len(PLOTTED), sharex=True, sharey=True)
@@ -291,7 +304,7 @@ def plot(found: Sequence[Row], about: dict[str, Any]) -> None:
                     (row.elements, row.of_copy)
                     for row in found
                     if (row.operation, row.backend) == (operation, name)
-                    and row.of_copy and row.elements and re.fullmatch(r"\d+ [kM] float32", row.data)
+                    and row.of_copy and row.elements and re.fullmatch(rf"\d+ [kM] float32{where}", row.data)
                 )  # fmt: skip
                 if points:
                     panel.plot(*zip(*points, strict=True), marker="o", label=name, color=f"C{index}")

@@ -14,6 +14,7 @@ from tests.backends.cases import no_cuda
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Data
 from tests.benchmarks.race import gpu_seconds
+from tests.benchmarks.report import ON_GPU
 
 SIZES = {"1 k": 2**10, "16 k": 2**14, "256 k": 2**18, "1 M": 2**20, "4 M": 2**22, "16 M": 2**24, "64 M": 2**26}
 ELEMENTS_MOVED = {"forward": 2, "backward": 3, "forward, backward": 5}
@@ -47,9 +48,41 @@ def test_on_a_gpu(race: Callable, operation: str, dtype: torch.dtype, values: st
     data = Data.normal(SIZES["64 M"], dtype=dtype, device="cuda")
     if values:
         data.x.relu_()  # zeros, which a division may be slow at
-    name = f"64 M {str(dtype).removeprefix('torch.')}{values} on GPU"
+    name = f"64 M {str(dtype).removeprefix('torch.')}{values}{ON_GPU}"
+    race_on_gpu(race, f"{operation}, out given", name, peers.given(data)[operation], traffic(data.x, operation))
+
+
+@no_cuda
+@pytest.mark.parametrize("size", ["256 k", "1 M", "4 M", "16 M"])
+@pytest.mark.parametrize("operation", ["forward", "backward"])
+def test_sizes_on_a_gpu(race: Callable, operation: str, size: str) -> None:
+    data = Data.normal(SIZES[size], device="cuda")
     contenders = peers.given(data)[operation]
-    race(f"{operation}, out given", name, contenders, clock=gpu_seconds, **traffic(data.x, operation))
+    race_on_gpu(race, f"{operation}, out given", f"{size} float32{ON_GPU}", contenders, traffic(data.x, operation))
+
+
+@no_cuda
+@pytest.mark.parametrize("size", ["1 k", "64 M"])
+@pytest.mark.parametrize("kind", ["static", "learned"])
+def test_autograd_on_a_gpu(race: Callable, kind: str, size: str) -> None:
+    """As a training step waits for it: at 1 k elements, for Python."""
+    data = Data.normal(SIZES[size], device="cuda")
+    contenders = {
+        name: lambda run=run: (run(), torch.cuda.synchronize()) for name, run in getattr(peers, kind)(data).items()
+    }
+    race(f"autograd, {kind}", f"{size} float32{ON_GPU}", contenders, **traffic(data.x, "forward, backward"))
+
+
+def race_on_gpu(race: Callable, operation: str, name: str, contenders: dict, moved: dict[str, int]) -> None:
+    """On its own clock, of which each sample is a median already: in as few rounds as there may be."""
+    race(operation, name, contenders, clock=gpu_seconds, seconds=0, **moved)
+
+
+@no_cuda
+def test_scalers_on_a_gpu(race: Callable) -> None:
+    data = Data.normal(SIZES["64 M"], device="cuda")
+    contenders = by_scaler(data)
+    race_on_gpu(race, "backward by scaler", f"64 M float32{ON_GPU}", contenders, traffic(data.x, "backward"))
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -79,12 +112,16 @@ def test_layers(race: Callable, kind: str, name: str) -> None:
 
 
 def test_scalers(race: Callable) -> None:
-    data, fused = Data.normal(SIZES["16 M"]), backends.get("fused", "cpu")
-    dx = torch.empty_like(data.x)
+    data = Data.normal(SIZES["16 M"])
+    contenders = by_scaler(data)
+    race("backward by scaler", "16 M float32", contenders, base="ewgs", **traffic(data.x, "backward"))
+
+
+def by_scaler(data: Data) -> dict[str, Callable[[], object]]:
+    fused, dx = backends.get("fused", data.x.device), torch.empty_like(data.x)
 
     def by(scaler: Scaler) -> Callable[[], object]:
         return lambda: fused.backward(data.g, data.x, *data.parameters, scaler=scaler, out=dx)
 
     contenders = {name: by(Scaler(name)) for name in SCALERS}
-    contenders["copy"] = lambda: dx.copy_(data.x)
-    race("backward by scaler", "16 M float32", contenders, base="ewgs", **traffic(data.x, "backward"))
+    return contenders | {"copy": lambda: dx.copy_(data.x)}

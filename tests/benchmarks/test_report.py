@@ -56,14 +56,20 @@ def test_a_promise_is_judged_by_the_medians(limits: dict[str, float], said: str)
 
 
 def test_a_promise_without_rows_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    promise = Promise("forward", ("1 k float32", "64 M on GPU"), "eager", "fused", at_least=3)
-    monkeypatch.setattr(report, "PROMISES", (promise,))
-    lines = report.promises(raced(fused=[4.0] * 3, eager=[12.0] * 3)).splitlines()
-    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
-    assert cells == [
+    promise = Promise("forward", ("1 k float32", "1 M float32"), "eager", "fused", at_least=3)
+    on_gpu = replace(promise, data=("64 M float32 on GPU",))
+    monkeypatch.setattr(report, "PROMISES", (promise, on_gpu))
+    rows = raced(fused=[4.0] * 3, eager=[12.0] * 3)
+
+    def cells(gpu: str | None) -> list[list[str]]:
+        lines = report.promises(rows, {"gpu": gpu}).splitlines()
+        return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
+
+    assert cells(None) == [
         ["forward", "1 k float32", "eager / fused", "3.00", "≥ 3", "yes"],
-        ["forward", "64 M on GPU", "eager / fused", "", "≥ 3", "missing"],
+        ["forward", "1 M float32", "eager / fused", "", "≥ 3", "missing"],
     ]
+    assert cells("Some GPU") == [["forward", "64 M float32 on GPU", "eager / fused", "", "≥ 3", "missing"]]
 
 
 def test_a_record_keeps_other_rows_and_drops_what_other_versions_timed(

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch._inductor.compile_fx import compile_fx
 
+from tests.backends.cases import no_cuda
 from tests.benchmarks import networks
 from tests.benchmarks.networks import training_step
+from tests.benchmarks.report import ON_GPU
 
 
 def test_lite0(race: Callable) -> None:
@@ -18,6 +20,11 @@ def test_lite0(race: Callable) -> None:
 def test_resnet18(race: Callable) -> None:
     steps = networks.resnet18_steps()
     race("training step", "ResNet18-CIFAR, batch 64", steps, base="fp32", peaks=True, seconds=30)
+
+
+@no_cuda
+def test_resnet18_on_a_gpu(race: Callable) -> None:
+    race("training step", f"ResNet18-CIFAR, batch 512{ON_GPU}", networks.resnet18_steps(512, "cuda"), base="fp32")
 
 
 def test_compiled(race: Callable) -> None:
