@@ -37,7 +37,8 @@ def interpreted() -> ModuleType:
     """A copy of `backends.fused.cuda` for the interpreter, which Triton chooses where kernels are defined.
 
     Each launch mends what the interpreter lacks: casts as they are on a GPU; `tl.fma` in float64, which rounds twice
-    where a GPU rounds once; and `tl.sum`, which cannot be interpreted where Triton itself was imported to compile.
+    where a GPU rounds once; `tl.sum`, which cannot be interpreted where Triton itself was imported to compile; and how
+    often a loop runs, which Triton 3.6 reads from an array in a way that NumPy 2.5 has given up.
     """
     spec = importlib.util.spec_from_file_location("interpreted_fused_cuda", cuda.__file__)
     module = importlib.util.module_from_spec(spec)
@@ -51,10 +52,20 @@ def interpreted() -> ModuleType:
             patch.setattr(interpreter, "_convert_float", cast)
             patch.setattr(interpreter.InterpreterBuilder, "create_fma", fma)
             patch.setattr(tl, "sum", sum_along)
+            patch.setattr(interpreter, "_patch_lang_tensor", with_index)
             launch(*arguments, **constants)
 
     module._launch = mended
     return module
+
+
+_patch_lang_tensor = interpreter._patch_lang_tensor
+
+
+def with_index(tensor: type, scope: Any) -> None:
+    """The interpreter's own additions to its tensors, and the value of one that counts."""
+    _patch_lang_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
 
 def cast(array: np.ndarray, source: tl.dtype, target: tl.dtype, rounding: Any) -> np.ndarray:

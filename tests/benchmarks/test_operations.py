@@ -73,16 +73,19 @@ def test_autograd_on_a_gpu(race: Callable, kind: str, size: str) -> None:
     race(f"autograd, {kind}", f"{size} float32{ON_GPU}", contenders, **traffic(data.x, "forward, backward"))
 
 
-def race_on_gpu(race: Callable, operation: str, name: str, contenders: dict, moved: dict[str, int]) -> None:
+def race_on_gpu(
+    race: Callable, operation: str, name: str, contenders: dict, moved: dict[str, int], base: str = "fused"
+) -> None:
     """On its own clock, of which each sample is a median already: in as few rounds as there may be."""
-    race(operation, name, contenders, clock=gpu_seconds, seconds=0, **moved)
+    race(operation, name, contenders, base=base, clock=gpu_seconds, seconds=0, **moved)
 
 
 @no_cuda
 def test_scalers_on_a_gpu(race: Callable) -> None:
     data = Data.normal(SIZES["64 M"], device="cuda")
     contenders = by_scaler(data)
-    race_on_gpu(race, "backward by scaler", f"64 M float32{ON_GPU}", contenders, traffic(data.x, "backward"))
+    moved = traffic(data.x, "backward")
+    race_on_gpu(race, "backward by scaler", f"64 M float32{ON_GPU}", contenders, moved, base="ewgs")
 
 
 @pytest.mark.parametrize("size", SIZES)
