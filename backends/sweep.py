@@ -3,7 +3,7 @@
 All 2**32 (2**16) bit patterns go through each setting: every bit-width, signed and unsigned, with ordinary steps and
 with steps chosen to hurt. Codes and values that differ are counted; zeros compare as values and any NaN equals any
 NaN (contract Q4, Q5). The outcome is a JSON file, written after each setting; running again goes on from there, as long
-as the code of the backend and of this module, and the machine, are the same.
+as the code of the backend, of the reference and of this module, and the machine, are the same.
 
 The reference need not see every number. Clip, the correctly rounded division by a positive step and rounding never
 decrease, so its codes do not either: where each begins, found by bisection, tells all of them.
@@ -189,9 +189,10 @@ class _Task:
 
 
 def sources(backend: str, device: str) -> str:
-    """SHA-256 over the code of the backend, the contract and this module: outcomes are good for these alone."""
+    """SHA-256 over the code of backend, reference, contract and this module: outcomes are good for these alone."""
     folder = Path(__file__).parent
-    files = {*folder.glob(f"{backend}.py"), *folder.glob(f"{backend}/*.py"), folder / "contract.py", Path(__file__)}
+    files = {*folder.glob(f"{backend}.py"), *folder.glob(f"{backend}/*.py"), folder / "contract.py"}
+    files |= {folder / "reference.py", Path(__file__)}
     elsewhere = ("fused/cuda.py",) if device == "cpu" else ON_CPU
     own = sorted(files.difference(map(folder.joinpath, elsewhere)))
     return hashlib.sha256(b"".join(file.read_bytes() for file in own)).hexdigest()

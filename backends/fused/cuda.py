@@ -8,7 +8,7 @@ see as a matrix cut into tiles. A whole row, or a whole column, of it belongs to
     (outer * channels, inner)      where inner >= outer
     (outer, channels * inner)      elsewhere
 
-One program does one tile, or backward up to eight in a row of tiles or a column of them. Backward it leaves three sums
+One program does one tile, or backward up to eight in a row of tiles or a column of them. Backward it leaves the sums
 for each row or column of its tiles, which torch then adds up: no atomics, the same result at every run (G3). A tile
 that lies wholly inside the matrix is loaded and stored without a mask: in vectors of 8 or 16 bytes where a row is the
 whole matrix, whatever the size of x, or a multiple of 16 elements.
@@ -48,9 +48,9 @@ from backends.contract import (
 from backends.fused import overlap
 
 TILE, SUMMED, WARPS = 1024, 512, 4
-"""Elements of a tile without sums, and of one with: for each thread, eight and four."""
+"""Elements of a tile, and of one that sums may be taken of, backward: for each thread, eight and four."""
 MOST, ENOUGH = 8, 512
-"""Tiles of a program that sums, at most, where there are enough programs to keep a GPU busy."""
+"""Tiles of a program backward, at most, where there are enough programs to keep a GPU busy."""
 LONG, WIDE = 256, 32
 """Columns of a tile of many rows: by row, where they are added up, and by column, where rows are."""
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -465,7 +465,7 @@ def _multiplier_kernel(
     g, e = _load(grad + place, mask, inside), _load(error + place, mask, inside)
     found = _multiplier(g, e, noise, place, mask, inside, strength, alpha, CURVE)
     if CURVE == "ewgs" or CURVE == "tanh" or CURVE == "invtanh":
-        found = tl.where(g == 0, 1.0, tl.where(g == g, found, g))  # of 0 the sign is 0, of NaN NaN
+        found = tl.where((g == 0) & (e == e), 1.0, tl.where(g == g, found, g))  # the sign of 0 is 0, of NaN NaN
     _store(s + place, found, mask, inside)
 
 
@@ -509,7 +509,7 @@ def _store(pointers, tile, mask, inside):
 
 @triton.jit
 def _few(tile, NEIGHBOURS: tl.constexpr):
-    """Sums of so many neighbours in a row, which one thread has."""
+    """Sums of so many neighbours in a row, which one thread has where it loads a vector."""
     if NEIGHBOURS == 1:
         return tile
     return tl.sum(tl.reshape(tile, (tile.shape[0], tile.shape[1] // NEIGHBOURS, NEIGHBOURS)), 2)

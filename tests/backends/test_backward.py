@@ -299,7 +299,12 @@ class TestShapesAndDtypes:
         )
         assert_equal(half.x, full.x.astype(np.float16))
         for a, b in zip(half[1:], full[1:], strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-6)  # on a GPU, terms of another dtype are added in another order
+            if backend.device == "cuda":  # which adds the terms in another order
+                largest = 7 * np.abs(g, dtype=np.float64)  # |round(v) - s v| is less
+                assert a.dtype == b.dtype
+                assert abs(a - b) <= 2 * tolerances.sums(largest, np.zeros(g.shape), (0,))
+            else:
+                assert_equal(a, b)
 
     def test_Q6_nan_in_x_gets_no_gradient_and_shows_in_that_of_the_step(self, backend: Case) -> None:
         gradients = backend.backward(np.float32([1, 1]), np.float32([nan, 9.0]), 0.5, -1.0, 1.5, scaler=STE)

@@ -197,6 +197,14 @@ def enough(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> i
     return request.param
 
 
+@pytest.mark.parametrize("name", ["ewgs", "tanh", "invtanh"])
+def test_the_sign_of_0_is_0_and_that_of_nan_nan(backend: Case, name: str) -> None:
+    """Where the multiplier is asked for; backward multiplies it by g."""
+    g, e = np.meshgrid(np.float32([0.0, -0.0, np.nan, np.inf, -2.0]), np.float32([0.25, -0.25, np.nan]))
+    scaler = Scaler(name, delta=0.5)
+    np.testing.assert_allclose(backend.multiplier(scaler, g, e), reference.multiplier(scaler, g, e), rtol=1e-6)
+
+
 class TestKernels:
     def test_each_is_reached(self, backend: Case, launched: list[str]) -> None:
         assert {name for name in vars(cuda) if name.endswith("_kernel")} == set(KERNELS)
@@ -227,6 +235,7 @@ class TestKernels:
     @pytest.mark.parametrize(("shape", "axis", "rows", "columns"), SHAPES)
     def test_shapes_of_several_tiles(
         self,
+        monkeypatch: pytest.MonkeyPatch,
         backend: Case,
         enough: int,
         shape: tuple[int, ...],
@@ -244,7 +253,12 @@ class TestKernels:
         assert ((matrix.tile_rows, down), (matrix.tile_columns, across)) == (rows, columns)
 
         assert_equal(backend.codes(x, step, -1.0, 1.5, axis=axis), reference.codes(x, step, -1.0, 1.5, axis=axis))
+        tiles, launch = [], interpreted()._launch
+        monkeypatch.setattr(
+            interpreted(), "_launch", lambda *a, **named: (tiles.append(named["repeat"]), launch(*a, **named))
+        )
         ours = backend.backward(g, x, step, -1.0, 1.5, scaler=STE, axis=axis)
+        assert (tiles[0] > 1) == (enough == 1 and x.size >= 2 * cuda.SUMMED)
         for found, expected in zip(ours, reference.backward(g, x, step, -1.0, 1.5, scaler=STE, axis=axis), strict=True):
             assert_equal(found, expected)
 
@@ -300,7 +314,7 @@ class TestKernels:
         for a, b in zip(first, second, strict=True):
             assert a.tobytes() == b.tobytes()
 
-    def test_G3_sums_of_many_tiles_are_pairwise_or_better(self, backend: Case) -> None:
+    def test_G3_sums_of_many_tiles_are_pairwise_or_better(self, backend: Case, enough: int) -> None:
         g = np.full(2**17, 0.1, np.float32)
         upper = backend.backward(g, np.full_like(g, 9.0), 0.5, -1.0, 1.5, scaler=STE).upper
         assert abs(float(upper) - float(g[0]) * g.size) <= test_backward.TestSums.bound(g)
@@ -648,7 +662,22 @@ class TestMachineCode:
         cuda.multiplier(Scaler("pbgs"), x, x)
         code = compiled(meta_launch["_multiplier_kernel"])
         self.check_vectors(code["ptx"])
-        widths = set(re.findall(r"tt\.addptr .*tensor<1x\d+xi(\d+)", code["ttir"]))
+        self.check_width(meta_launch["_multiplier_kernel"], code, count)
+
+    @pytest.mark.parametrize(("shape", "axis"), [((2**31 + 5,), None), ((4, 2**29), 0), ((2**24, 48, 3), 1)])
+    def test_the_width_of_places_backward(
+        self, meta_launch: dict[str, Launch], shape: tuple[int, ...], axis: int | None
+    ) -> None:
+        x, step = torch.empty(shape, **META), 0.5 if axis is None else torch.empty(shape[axis], **META)
+        cuda.backward(x, x, step, -1.0, 1.0, scaler=STE, axis=axis)
+        launch = meta_launch["_backward_kernel"]
+        self.check_width(launch, compiled(launch), x.numel())
+
+    @staticmethod
+    def check_width(launch: Launch, code: dict[str, str], count: int) -> None:
+        """Of the places of a tile's elements."""
+        tile = f"{launch.named.get('ROWS', 1)}x{launch.named['COLUMNS']}"
+        widths = set(re.findall(rf"tt\.addptr .*tensor<{tile}xi(\d+)", code["ttir"]))
         assert widths == {"32" if count < 2**31 else "64"}
 
     @staticmethod
@@ -672,6 +701,7 @@ class TestMachineCode:
         added = re.findall(r"add\.f32\s+(%r\d+), %r\d+, (%r\d+);", ptx)
         taken = re.findall(r"sub\.f32\s+%r\d+, (%r\d+), (%r\d+);", ptx)
         assert len(set(added) & set(taken)) == tile // (32 * cuda.WARPS)
+        assert re.search(r"0f4B000000|\b1258291200\b", ptx)
 
     @staticmethod
     def check_vectors(ptx: str) -> None:

@@ -19,21 +19,22 @@ SETTINGS = sweep.settings(sweep.BIT_WIDTHS)
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_levels_are_the_reference(setting: Setting) -> None:
-    """Seen at ties and anywhere; each code begins where the number before has the code before."""
+    """All of bfloat16; of float32 ties, their neighbours, and anything."""
     dtype, width = getattr(torch, setting.dtype), sweep.PLACES[setting.dtype]
-    grid_of_setting = grid(setting.bits, setting.signed, setting.step)
-    anything = np.random.default_rng(0).integers(2**32, size=999, dtype=np.uint32).view(np.float32)
-    x = torch.from_numpy(np.concatenate([tie_grid(grid_of_setting), specials(grid_of_setting), anything])).to(dtype)
-    bits = x.view(width)
-    places = torch.where(bits < 0, bits ^ torch.iinfo(width).max, bits)
+    if dtype == torch.bfloat16:
+        bits = torch.arange(-(2**15), 2**15).to(width)
+    else:
+        levels = grid(setting.bits, setting.signed, setting.step)
+        anything = np.random.default_rng(0).integers(2**32, size=999, dtype=np.uint32).view(np.float32)
+        bits = torch.from_numpy(np.concatenate([tie_grid(levels), specials(levels), anything])).view(width)
+    x, places = bits.view(dtype), torch.where(bits < 0, bits ^ torch.iinfo(width).max, bits)
     assert torch.equal(sweep.numbers(places).view(width), bits)
 
-    levels = sweep.levels(setting)
-    firsts = torch.tensor([level.first for level in levels])
-    found = [levels[index] for index in (torch.searchsorted(firsts, places.long(), right=True) - 1).tolist()]
-    assert_equal(np.int32([level.code for level in found]), reference.codes(x.float().numpy(), *setting.parameters))
-    values = torch.from_numpy(reference.forward(x.float().numpy(), *setting.parameters)).to(dtype)
-    assert_equal(np.float32([level.value for level in found]), values.float().numpy())
+    firsts, codes, values = zip(*sweep.levels(setting), strict=True)
+    level = torch.searchsorted(torch.tensor(firsts), places.long(), right=True).numpy() - 1
+    assert_equal(np.int32(codes)[level], reference.codes(x.float().numpy(), *setting.parameters))
+    expected = torch.from_numpy(reference.forward(x.float().numpy(), *setting.parameters)).to(dtype)
+    assert_equal(np.float32(values)[level], expected.float().numpy())
 
 
 def test_settings_are_distinct_and_valid() -> None:
@@ -52,7 +53,8 @@ def test_all_of_bfloat16(setting: Setting) -> None:
 
 
 def test_differences_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a backend that rounds ties up, has no code for NaN, and but one value."""
+    """Of a backend that rounds ties up, has no code for NaN, and but one value; a thousand numbers at a time."""
+    monkeypatch.setitem(sweep.CHUNK, "cpu", 1000)
     setting = Setting("bfloat16", bits=2, signed=True, step=0.5)
 
     def codes(x: torch.Tensor, *_: float) -> torch.Tensor:
@@ -98,7 +100,15 @@ def test_a_second_run_goes_on_and_other_code_replaces_nothing(
 
 
 def test_the_code_that_outcomes_are_good_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("sweep.py", "contract.py", "eager.py", "fused/__init__.py", "fused/cuda.py", *sweep.ON_CPU):
+    for name in (
+        "sweep.py",
+        "contract.py",
+        "reference.py",
+        "eager.py",
+        "fused/__init__.py",
+        "fused/cuda.py",
+        *sweep.ON_CPU,
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     monkeypatch.setattr(sweep, "__file__", str(tmp_path / "sweep.py"))
@@ -112,6 +122,7 @@ def test_the_code_that_outcomes_are_good_for(tmp_path: Path, monkeypatch: pytest
     for device, cpu, cuda in (("cpu", True, False), ("cuda", False, True)):
         assert changes("contract.py", device)
         assert changes("sweep.py", device)
+        assert changes("reference.py", device)
         assert changes("fused/__init__.py", device)
         assert not changes("eager.py", device)
         assert changes("fused/cuda.py", device) == cuda

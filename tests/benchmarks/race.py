@@ -64,13 +64,21 @@ def cpu_seconds(run: Contender, calls: int) -> float:
 
 
 def gpu_seconds(run: Contender, calls: int) -> float:
-    """On the GPU's clock: the median over ten times as many calls as take 10 ms, which a graph of them replays.
+    """On the GPU's clock: the median of ten replays of a graph of calls, each replay's mean.
 
-    What Python and the launches need has no part in it, nor has the number of calls asked for.
+    The graph has as many calls as take 10 ms when Python launches them, whatever number is asked for; neither Python
+    nor launches have a part in the times. Nothing empties the GPU's cache between calls.
     """
     from triton.testing import do_bench_cudagraph
 
     return do_bench_cudagraph(run, rep=10, return_mode="median") / 1e3
+
+
+def waited_for(contenders: dict[str, Contender]) -> dict[str, Contender]:
+    """The same, each of which ends when the GPU has done its work."""
+    from torch.cuda import synchronize
+
+    return {name: lambda run=run: (run(), synchronize()) for name, run in contenders.items()}
 
 
 def peak_mib(run: Contender) -> float | None:

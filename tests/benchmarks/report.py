@@ -271,17 +271,20 @@ def merge(new: Sequence[Row]) -> list[Row]:
 
 def page(found: Sequence[Row], about: dict[str, Any]) -> None:
     """Write the page of a machine's record, the promised ratios and every row, and its plot."""
-    title = f"# Benchmarks: {about['cpu']}, {about['cores']} cores\n\n"
+    gpu = f", {about['gpu']}" if about["gpu"] else ""
+    title = f"# Benchmarks: {about['cpu']}, {about['cores']} cores{gpu}\n\n"
     versions = ", ".join(
         f"{name} {value}" for name, value in about.items() if name in (*VERSIONS, "brevitas") and value
     )
     notes = (
         f"{versions}. Contenders of a race run in turn, in one process; `time` is in multiples of the column beside "
         "it, `of copy` the bandwidth in parts of that of `out.copy_(x)` in the same race. A row whose 80th percentile "
-        f"is more than {QUIET} times its 20th was disturbed: the machine had something else to do.\n\n"
+        f"is more than {QUIET} times its 20th was disturbed: the machine had something else to do."
     )
+    if gpu:
+        notes += " With outputs given, times are the GPU's own, and up to 4 M elements stay in its cache."
     image = f"![Bandwidth in parts of a copy's, over size]({stem(about).name}.png)\n\n"
-    text = f"{title}{notes}{image}## Promised ratios\n\n{promises(found, about)}\n## All rows\n\n{table(found)}"
+    text = f"{title}{notes}\n\n{image}## Promised ratios\n\n{promises(found, about)}\n## All rows\n\n{table(found)}"
     stem(about).with_suffix(".md").write_text(text)
     plot(found, about)
 
@@ -315,6 +318,8 @@ def plot(found: Sequence[Row], about: dict[str, Any]) -> None:
         panels[0].set_ylabel("bandwidth, in parts of out.copy_(x)")
         keys = {label: key for panel in panels for key, label in zip(*panel.get_legend_handles_labels(), strict=True)}
         figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=max(len(keys), 1))
-        figure.suptitle(f"{about['cpu']}, {about['cores']} cores, torch {about['torch']}", x=0.01, ha="left")
+        figure.suptitle(
+            f"{about['gpu'] or about['cpu']}, {about['cores']} cores, torch {about['torch']}", x=0.01, ha="left"
+        )
     texts = [json.dumps([asdict(row) for row in found]), json.dumps(about)]
     save_figure(figure, stem(about), fingerprint(renderer=RENDERER, texts=texts))

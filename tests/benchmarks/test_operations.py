@@ -13,7 +13,7 @@ from backends.contract import SCALERS
 from tests.backends.cases import no_cuda
 from tests.benchmarks import peers
 from tests.benchmarks.peers import Data
-from tests.benchmarks.race import gpu_seconds
+from tests.benchmarks.race import gpu_seconds, waited_for
 from tests.benchmarks.report import ON_GPU
 
 SIZES = {"1 k": 2**10, "16 k": 2**14, "256 k": 2**18, "1 M": 2**20, "4 M": 2**22, "16 M": 2**24, "64 M": 2**26}
@@ -67,9 +67,7 @@ def test_sizes_on_a_gpu(race: Callable, operation: str, size: str) -> None:
 def test_autograd_on_a_gpu(race: Callable, kind: str, size: str) -> None:
     """As a training step waits for it: at 1 k elements, for Python."""
     data = Data.normal(SIZES[size], device="cuda")
-    contenders = {
-        name: lambda run=run: (run(), torch.cuda.synchronize()) for name, run in getattr(peers, kind)(data).items()
-    }
+    contenders = waited_for(getattr(peers, kind)(data))
     race(f"autograd, {kind}", f"{size} float32{ON_GPU}", contenders, **traffic(data.x, "forward, backward"))
 
 

@@ -10,6 +10,7 @@ from torch._inductor.compile_fx import compile_fx
 from tests.backends.cases import no_cuda
 from tests.benchmarks import networks
 from tests.benchmarks.networks import training_step
+from tests.benchmarks.race import waited_for
 from tests.benchmarks.report import ON_GPU
 
 
@@ -24,7 +25,8 @@ def test_resnet18(race: Callable) -> None:
 
 @no_cuda
 def test_resnet18_on_a_gpu(race: Callable) -> None:
-    race("training step", f"ResNet18-CIFAR, batch 512{ON_GPU}", networks.resnet18_steps(512, "cuda"), base="fp32")
+    steps = waited_for(networks.resnet18_steps(512, "cuda"))
+    race("training step", f"ResNet18-CIFAR, batch 512{ON_GPU}", steps, base="fp32")
 
 
 def test_compiled(race: Callable) -> None:
