@@ -30,6 +30,7 @@ exploratory and runs afterwards, on fewer seeds, the last. The half-size protoco
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -280,11 +281,13 @@ def _section(name: str, evidence: Evidence, scale: str) -> str:
     records = [record for record in evidence.at(scale) if record.unit not in CONSTANTS]
     where = "held-out training images" if records[0].settings["validation"] else "the test set, read once"
     starts = list(evidence.values(scale, FLOAT, str(FLOAT_BITS)).values())
+    processors = Counter(record.cpu for record in records if record.unit == FLOAT)
     return (
         f"## Runs: {name}\n\nFP32 starts: {mean_text(starts, 2)}, {len(starts)} seeds.\n\n"
         f"{markdown_table(header, lines, 'll' + 'r' * 7 + 'll' + 'rrl')}\n{answer}"
         f"{_spread(evidence, scale)}{_over_adabits(evidence, scale)}"
-        f"`{scale}`: {REDUCED[scale]}; {evidence.study(scale)}; accuracies on {where}; "
+        f"`{scale}`: {REDUCED[scale]}; {evidence.study(scale)}; accuracies on {where}; seeds by processor: "
+        f"{', '.join(f'{cpu} {n}' for cpu, n in sorted(processors.items()))}; "
         f"{settings_text(records, UNSAID)}.\n"
     )
 
