@@ -285,7 +285,9 @@ def _section(name: str, evidence: Evidence, scale: str) -> str:
     return (
         f"## Runs: {name}\n\nFP32 starts: {mean_text(starts, 2)}, {len(starts)} seeds.\n\n"
         f"{markdown_table(header, lines, 'll' + 'r' * 7 + 'll' + 'rrl')}\n{answer}"
-        f"{_spread(evidence, scale)}{_over_adabits(evidence, scale)}"
+        f"{_spread(evidence, scale)}"
+        f"{_less(evidence, scale, BASELINE, (plan['control'], *sorted(ANSWERS), 'swapped'))}"
+        f"{_less(evidence, scale, 'selected', sorted(ANSWERS))}"
         f"`{scale}`: {REDUCED[scale]}; {evidence.study(scale)}; accuracies on {where}; seeds by processor: "
         f"{', '.join(f'{cpu} {n}' for cpu, n in sorted(processors.items()))}; "
         f"{settings_text(records, UNSAID)}.\n"
@@ -306,17 +308,16 @@ def _spread(evidence: Evidence, scale: str) -> str:
     return f"{words}: from {gains[0].text()} to {gains[-1].text()}.\n\n"
 
 
-def _over_adabits(evidence: Evidence, scale: str) -> str:
-    """What distillation, CoQuant and swapping add to joint training as such, each with an interval of its own."""
+def _less(evidence: Evidence, scale: str, other: str, names: Sequence[str]) -> str:
+    """How far arms are from another one than the control, each with an interval of its own."""
     column = evidence.preregistered["column"]
-    plain = evidence.values(scale, METHODS["adabits"].name, column)
-    found = []
-    for name in (evidence.preregistered["control"], COQUANT.name, "coquant_half", "swapped"):
+    theirs, found = evidence.values(scale, other, column), []
+    for name in names:
         own = evidence.values(scale, name, column)
-        if own.keys() & plain.keys():
-            gain = paired_difference(own, plain)
+        if own.keys() & theirs.keys():
+            gain = paired_difference(own, theirs)
             found.append(f"{ARMS[name].label} {gain.text()}, n = {gain.n}")
-    words = f"Less AdaBits at {column} bits, by seed, exploratory, each with an interval of its own"
+    words = f"Less {ARMS[other].label} at {column} bits, by seed, exploratory, each with an interval of its own"
     return f"{words}: {'; '.join(found)}.\n\n" if found else ""
 
 
