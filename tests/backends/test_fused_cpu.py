@@ -568,7 +568,7 @@ CURVES = {
     "invtanh": lambda e, x: np.arctanh(x),
 }
 ERRORS = {"acos": 2.0**-22, "tanh": 1.5 * 2.0**-22, "invtanh": 2.0**-21}
-"""Of the approximations, relative: 4, 6 and 8 unit roundoffs, which is 2 to 4 ulp, where `tolerances.CURVE` allows 4."""
+"""Of the approximations, relative: 4, 6 and 8 unit roundoffs, 2 to 4 ulp, where `tolerances.CURVE` allows 4."""
 WHOLE: list[tuple[str, float | None, int]] = [
     ("acos", None, loops.ACOS),
     ("tanh", 4.0, loops.RATIONAL[2]),
