@@ -252,17 +252,17 @@ def stem(about: dict[str, Any]) -> Path:
 
 
 def merge(new: Sequence[Row]) -> list[Row]:
-    """Put new rows in the place of old ones in this machine's record, and return all.
+    """Put new races in the place of old ones in this machine's record, and return all rows.
 
-    Rows made with other versions are dropped: their timings do not compare.
+    Rows made with other versions are dropped, and those of an older race with the same name: timings do not compare.
     """
     about = machine()
     path = stem(about).with_suffix(".json")
     old = json.loads(path.read_text()) if path.exists() else {"machine": {}, "rows": []}
     changed = {name for name in about if old["machine"].get(name) != about[name]}
     kept = [Row(**row) for row in old["rows"] if not changed.intersection((*KIND, *VERSIONS))]
-    kept = [row for row in kept if row.backend not in changed]
-    found = list({row.key: row for row in [*kept, *new]}.values())
+    raced = {row.key[:2] for row in new}
+    found = [row for row in kept if row.backend not in changed and row.key[:2] not in raced] + list(new)
     path.parent.mkdir(exist_ok=True)
     lines = ",\n".join(f"  {json.dumps(asdict(row))}" for row in found)
     path.write_text(f'{{\n "machine": {json.dumps(about)},\n "rows": [\n{lines}\n ]\n}}\n')

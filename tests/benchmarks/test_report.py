@@ -77,13 +77,15 @@ def test_a_record_keeps_other_rows_and_drops_what_other_versions_timed(
 ) -> None:
     old = raced(fused=[4.0] * 3, eager=[12.0] * 3)
     assert report.merge(old) == old
-    (new,) = raced(fused=[5.0] * 3)
-    assert report.merge([new]) == [new, old[1]]
+    other = [replace(row, data="1 M float32") for row in old]
+    assert report.merge(other) == [*old, *other]
+    (new,) = raced(fused=[5.0] * 3)  # of the same race: the old one's contenders do not compare
+    assert report.merge([new]) == [*other, new]
     (path,) = folder.glob("*.json")
     assert path.name == "some-cpu-2-cores.json"
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | {"machine": content["machine"] | {"av": "18"}}))  # nothing timed depends on it
-    assert report.merge([]) == [new, old[1]]
+    assert report.merge([]) == [*other, new]
     monkeypatch.setattr(report, "machine", lambda: {"cpu": "Some CPU", "cores": 2, "gpu": None, "torch": "2.15"})
     assert report.merge([new]) == [new]
 
