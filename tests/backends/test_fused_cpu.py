@@ -567,8 +567,10 @@ CURVES = {
     "tanh": lambda e, x: np.tanh(x),
     "invtanh": lambda e, x: np.arctanh(x),
 }
-ERRORS = {"acos": 2.0**-22, "tanh": 1.5 * 2.0**-22, "invtanh": 2.0**-21}
-"""Of the approximations, relative: 4, 6 and 8 unit roundoffs, 2 to 4 ulp, where `tolerances.CURVE` allows 4."""
+ERRORS = {"acos": 2.0**-22, "tanh": 2.0**-22, "invtanh": 2.0**-21}
+"""Of the approximations, relative: 4 and 8 unit roundoffs, which is 2 and 4 ulp, where `tolerances.CURVE` allows 4."""
+HIGHEST_DEGREE = 1.25
+"""As many times that a quotient of the highest degree may be off: on vectors of AVX-512 it is by 4.1."""
 WHOLE: list[tuple[str, float | None, int]] = [
     ("acos", None, loops.ACOS),
     ("tanh", 4.0, loops.RATIONAL[2]),
@@ -609,7 +611,8 @@ def worst_error(name: str, alpha: float | None, kind: int, bits: np.ndarray) -> 
 def test_curves_are_as_good_as_the_rounding_of_a_few_operations(name: str, alpha: float | None, kind: int) -> None:
     """A sample, and all just below the threshold; `python -m tests.backends.test_fused_cpu` takes every float32."""
     sample = np.concatenate([np.arange(SMALLEST, LARGEST, 1009), np.arange(LARGEST - 2**16, LARGEST + 1)])
-    assert worst_error(name, alpha, kind, sample) <= ERRORS[name]
+    allowed = ERRORS[name] * (HIGHEST_DEGREE if kind == loops.RATIONAL[loops.HIGHEST_DEGREE] else 1)
+    assert worst_error(name, alpha, kind, sample) <= allowed
 
 
 @pytest.mark.parametrize("form", ["printed", "normalised"])
