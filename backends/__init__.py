@@ -43,12 +43,17 @@ def get(name: str | None = None, device: Any = None) -> Backend:
     Traceback (most recent call last):
     backends.contract.UnknownNameError: unknown backend 'eagr': known are reference, eager, fused; did you mean 'eager'?
     """
-    return _choose(name, None if name else os.environ.get(ENVIRONMENT_VARIABLE), device)
+    return choose(name, preset(name), device)
+
+
+def preset(name: str | None) -> str | None:
+    """What the environment variable says, where no backend is asked for by name."""
+    return None if name else os.environ.get(ENVIRONMENT_VARIABLE)
 
 
 @cache
-def _choose(name: str | None, preset: str | None, device: Any) -> Backend:
-    """`get`, given the environment variable; remembered, because every fake quantization asks."""
+def choose(name: str | None, preset: str | None, device: Any) -> Backend:
+    """`get`, given what `preset` found; remembered, because every fake quantization asks."""
     kind = None if device is None else str(device).partition(":")[0]
     asked = name or preset or _automatic(kind)
     if asked not in NAMES:

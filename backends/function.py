@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,11 +22,12 @@ TORCH_BACKENDS = tuple(name for name in backends.NAMES if name != "reference")
 
 def torch_backend(name: str | None, x: Tensor, scaler: str) -> Backend:
     """The backend asked for by name or by the environment; else, automatically, fused where it can and eager."""
-    if not (name or os.environ.get(backends.ENVIRONMENT_VARIABLE)):
+    preset = backends.preset(name)  # asked for once: looking in vain takes a microsecond
+    if not (name or preset):
         traced = torch.compiler.is_compiling() and x.device.type in FASTER_TRACED
         if traced or x.dtype not in FUSED_DTYPES or registered_function(scaler):
-            return backends.get("eager")
-    module = backends.get(name, x.device)
+            return backends.choose("eager", None, x.device)
+    module = backends.choose(name, preset, x.device)
     if module.__name__ == "backends.reference":  # type: ignore[attr-defined]
         raise BackendUnavailableError(f"backend 'reference' computes on NumPy arrays: ask for one of {TORCH_BACKENDS}")
     return module

@@ -43,8 +43,7 @@ class DoReFaWeight(nn.Module):
         w_q = 2 (l / 255) (mean(h) / mean(l)) - 1
 
     The scale of w is not restored (batch normalisation absorbs it). All-zero weights, or a prefix that is zero
-    everywhere, give zeros. `floor` is the contract's rounding primitive on shifted codes, so that no code is masked.
-    `bits = None` returns w.
+    everywhere, give zeros. `bits = None` returns w.
 
     Args:
         bits: bit-width 1..8, or None for full precision; may be switched at any time.
@@ -76,72 +75,79 @@ class DoReFaWeight(nn.Module):
         if self.bits is None:
             return weight
         if self.realign_in_graph or self.scaler.name != "ste":
-            return self.quantized(self.stored(weight))[0]
+            return self.in_graph(weight)
         return _StraightThrough.apply(weight, self)
 
-    def stored(self, weight: Tensor) -> Stored:
-        """What all bit-widths share."""
+    def in_graph(self, weight: Tensor) -> Tensor:
+        """w_q by operations that autograd differentiates one by one."""
         squashed = weight.tanh()
         largest = squashed.abs().amax()
         if not self.realign_in_graph:
             largest = largest.detach()
         alive = largest.detach().sign()
-        divisor = 2 * (largest + (1 - alive))
-        share = (squashed / divisor).add_(0.5).mul_(HIGHEST)
-        codes = fake_quantize(share, 1.0, 0.0, float(HIGHEST), scaler=self.scaler)
-        return Stored(squashed, divisor, alive, codes, codes.sum())
-
-    def quantized(self, stored: Stored) -> tuple[Tensor, Tensor]:
-        """w_q at the present bit-width, and its slope over l; both 0 where all weights, or all of l, are 0."""
-        prefix = self._prefix(stored.codes)
+        share = squashed / (2 * (largest + (1 - alive))) + 0.5
+        codes = prefix = fake_quantize(share * HIGHEST, 1.0, 0.0, float(HIGHEST), scaler=self.scaler)
+        if self.codes_per_level > 1:  # floor(h / d) d = rint((h - (d - 1)/2) / d) d, whose bounds mask no code
+            offset = (self.codes_per_level - 1) / 2
+            prefix = fake_quantize(codes - offset, self.codes_per_level, -offset, HIGHEST - offset, scaler=self.scaler)
         total = prefix.sum()
-        ratio = stored.total / total.clamp(min=0.5)  # a sum of codes is 0, or 1 and more
+        ratio = codes.sum() / total.clamp(min=0.5)  # a sum of codes is 0, or 1 and more
         if not self.realign_in_graph:
             ratio = ratio.detach()
-        alive = stored.alive * total.detach().sign()
-        slope = alive * ratio * (2 / HIGHEST)
-        return (prefix * slope).sub_(alive), slope
+        alive = alive * total.detach().sign()
+        return prefix * (alive * ratio * (2 / HIGHEST)) - alive
 
-    def once(self, weight: Tensor) -> Stored:
-        """As `stored`; within `fixed_weights` it is worked out for the first bit-width alone."""
+    def stored(self, weight: Tensor) -> Stored:
+        """What all bit-widths share; within `fixed_weights` worked out for the first of them alone."""
         if self.kept is None:
-            return self.stored(weight)
+            return _stored(weight)
         if not self.kept:
-            self.kept.append(self.stored(weight))
+            self.kept.append(_stored(weight))
         return self.kept[0]
 
-    def _prefix(self, stored: Tensor) -> Tensor:
-        """floor(h / d) d for integer h: rint((h - (d - 1)/2) / d) d."""
+    @property
+    def codes_per_level(self) -> float:
+        """d."""
         assert self.bits is not None
-        if self.bits == STORED_BITS:
-            return stored
-        d = float(2 ** (STORED_BITS - self.bits))
-        offset = (d - 1) / 2
-        return fake_quantize(stored - offset, d, -offset, HIGHEST - offset, scaler=self.scaler)
+        return float(2 ** (STORED_BITS - self.bits))
 
     def extra_repr(self) -> str:
         return f"bits={self.bits}"
 
 
+def _stored(weight: Tensor) -> Stored:
+    """What all bit-widths of a weight share, with little memory: pages cost more than arithmetic here."""
+    squashed = weight.tanh()
+    largest = torch.maximum(squashed.amax(), -squashed.amin())
+    alive = largest.sign()
+    divisor = 2 * (largest + (1 - alive))
+    codes = (squashed / divisor).add_(0.5).mul_(HIGHEST).round_()  # half to even, as the contract has it (Q2)
+    return Stored(squashed, divisor, alive, codes, codes.sum())
+
+
 class _StraightThrough(torch.autograd.Function):
-    """w_q with the gradient that autograd gives where max|tanh w| and mean(h)/mean(l) are constants, bit for bit.
+    """`in_graph` where max|tanh w| and mean(h)/mean(l) are constants: the same bits, in fewer passes.
 
     dw = g (dw_q/dl) 255 / (2 max|tanh w|) (1 - tanh(w)^2)
     """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, quantizer: DoReFaWeight) -> Tensor:
-        stored = quantizer.once(weight.detach())
-        quantized, slope = quantizer.quantized(stored)
-        ctx.save_for_backward(stored.squashed, stored.divisor, slope)
-        return quantized
+        squashed, divisor, alive, codes, total = quantizer.stored(weight.detach())
+        d = quantizer.codes_per_level
+        quantized = codes.div(d, rounding_mode="trunc")  # l / d: what is exact needs no pass of its own
+        total_of_prefix = d * quantized.sum()
+        alive = alive * total_of_prefix.sign()
+        slope = alive * (total / total_of_prefix.clamp(min=0.5)) * (2 / HIGHEST)
+        ctx.save_for_backward(squashed, divisor, slope)
+        return quantized.mul_(d * slope).sub_(alive)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         squashed, divisor, slope = ctx.saved_tensors
-        of_share = (grad * slope).mul_(HIGHEST).div_(divisor)
-        return torch.ops.aten.tanh_backward(of_share, squashed), None
+        gradient = (grad * slope).mul_(HIGHEST).div_(divisor)
+        return torch.ops.aten.tanh_backward.grad_input(gradient, squashed, grad_input=gradient), None
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def test_automatic_choice(device: object, choice: str) -> None:
 
 def test_automatic_choice_without_what_the_kernels_need(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(backends.AUTOMATIC, "cpu", "no_such_package")
-    assert backends._choose.__wrapped__(None, None, "cpu").__name__ == "backends.eager"
+    assert backends.choose.__wrapped__(None, None, "cpu").__name__ == "backends.eager"
 
 
 def test_environment_variable_decides_without_a_name(monkeypatch: pytest.MonkeyPatch) -> None:

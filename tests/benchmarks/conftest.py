@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.benchmarks import peers, report
-from tests.benchmarks.race import Clock, Contender, Race, peak_mib
+from tests.benchmarks.race import Clock, Contender, Race
 
 SECONDS = 3.0
 """A race takes about this long, warm-up apart."""
@@ -20,7 +20,7 @@ _found: list[report.Row] = []
 def race(benchmark: Any) -> Callable[..., list[report.Row]]:
     """`race(operation, data, contenders, base="fused", ...)` times them in turn, as one benchmark: a round of all.
 
-    Other keywords are those of `Race` and `report.rows`; `peaks=True` measures memory too, in one more call of each.
+    Other keywords are those of `Race` and `report.rows`.
     """
 
     def run(
@@ -29,15 +29,12 @@ def race(benchmark: Any) -> Callable[..., list[report.Row]]:
         contenders: dict[str, Contender],
         *,
         base: str = "fused",
-        peaks: bool = False,
         seconds: float = SECONDS,
         clock: Clock | None = None,
         **more: Any,
     ) -> list[report.Row]:
         started = Race(contenders, clock)
         benchmark.pedantic(started.round, rounds=started.rounds_for(seconds))
-        if peaks:
-            more["peaks"] = {name: peak_mib(contender) for name, contender in contenders.items()}
         rows = report.rows(started, operation, data, base=base, **more)
         benchmark.extra_info["rows"] = [f"{row.backend}: {row.ms} ms" for row in rows]
         _found.extend(rows)

@@ -35,7 +35,7 @@ class Row:
         gb_per_s: bytes that the operation has to move, once each, over the median.
         of_copy: that, in parts of what `out.copy_(x)` reaches in the same race.
         of_base: the median in multiples of the base's, another contender of the race.
-        peak_mib: by how much memory rises above the start.
+        peak_mib: by how much the memory in use rises above the start.
     """
 
     operation: str

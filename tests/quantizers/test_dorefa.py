@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from repro.quantizers import DoReFaWeight
+from repro.quantizers import DoReFaWeight, dorefa
 from repro.quantizers.dorefa import Stored, fixed_weights
 
 WIDTHS = (8, 7, 6, 5, 4, 3, 2, 1)
@@ -94,7 +94,7 @@ def test_the_closed_gradient_is_that_of_autograd_bit_for_bit(bits: int, shape: t
     torch.manual_seed(bits)
     quantizer = DoReFaWeight(bits, realign_in_graph=False)
     weight, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    values, _ = quantizer.quantized(quantizer.stored(weight))
+    values = quantizer.in_graph(weight)
     (expected,) = torch.autograd.grad(values, weight, grad)
     closed = quantizer(weight)
     assert torch.equal(closed, values)
@@ -104,13 +104,13 @@ def test_the_closed_gradient_is_that_of_autograd_bit_for_bit(bits: int, shape: t
 def test_what_bit_widths_share_is_worked_out_once_within_fixed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
 
-    def counted(quantizer: DoReFaWeight, weight: torch.Tensor) -> Stored:
+    def counted(weight: torch.Tensor) -> Stored:
         nonlocal calls
         calls += 1
-        return stored(quantizer, weight)
+        return stored(weight)
 
-    stored = DoReFaWeight.stored
-    monkeypatch.setattr(DoReFaWeight, "stored", counted)
+    stored = dorefa._stored
+    monkeypatch.setattr(dorefa, "_stored", counted)
     quantizer = DoReFaWeight(realign_in_graph=False)
     weight = torch.randn(16, 8, requires_grad=True)
 
