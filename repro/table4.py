@@ -6,7 +6,8 @@
 1. 8 frames a clip (print: 8 or 16 by our reading), random-resized crop to 224 and flip, alike for all frames of a clip.
 2. The FP32 start is trained here from nothing, 100 epochs (print: unknown; ImageNet's weights are likely). Quantized
    training: 100 epochs; batch 64.
-3. Clip levels learn at .1, at every bit-width (by our reading lower bit-widths may have had .01 and a decay of 6e-2).
+3. Clip levels learn at .1, at every bit-width (by our reading low bit-widths may have had .01 and a decay of 6e-2:
+   `alpha_lr_low`, `alpha_weight_decay_low`).
 
 `smoke` is a stand-in that proves the pipeline and says nothing of the print: moving CIFAR, 4 of 8 frames at 32 pixels,
 width 8, 1,500 training and 500 test clips, 3 and 1 epochs. It is about the class of the image behind, since a network

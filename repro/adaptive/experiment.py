@@ -31,6 +31,7 @@ from repro.training.loop import Evaluate, History, Step, Training, load, save
 from repro.training.streams import torch_seeded
 
 CHECKPOINT = "checkpoint.pt"
+LOWEST = min(BITS)
 
 
 def run(
@@ -186,7 +187,7 @@ def _train(
     """Train a quantized network at its bit-widths, and evaluate it at each after every epoch."""
     settings = data.settings
     training = _training(
-        network, quantized_optimizer(network, settings, len(widths)), settings["epochs"], data, unit, context
+        network, quantized_optimizer(network, settings, widths), settings["epochs"], data, unit, context
     )
     step: Step
     set_bits(network, widths[0])
@@ -227,15 +228,21 @@ def _training(
     )
 
 
-def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], passes: int) -> torch.optim.Optimizer:
-    """SGD for a network whose gradients are summed over `passes` bit-widths.
+def quantized_optimizer(
+    network: nn.Module, settings: Mapping[str, Any], widths: Sequence[int]
+) -> torch.optim.Optimizer:
+    """SGD for a network whose gradients are summed over n bit-widths.
 
-    Weights learn at `weight_lr / passes` where they are quantized and at `lr / passes` elsewhere, batch norms at `lr`,
-    clip levels at `alpha_lr` and with their own weight decay. After each update clip levels are held at 1e-3 or above.
+    Weights learn at `weight_lr / n` where they are quantized and at `lr / n` elsewhere, batch norms at `lr`, clip
+    levels at `alpha_lr` and with their own weight decay; those that serve the lowest bit-width alone, at `alpha_lr_low`
+    and with `alpha_weight_decay_low`, if given. After each update clip levels are held at 1e-3 or above.
     """
-    modules = list(network.modules())
+    modules, passes = list(network.modules()), len(widths)
     levels = [module for module in modules if isinstance(module, PACT)]
+    own = [cast(PACT, module.levels[str(LOWEST)]) for module in modules if isinstance(module, SwitchablePACT)]
+    low = levels if tuple(widths) == (LOWEST,) else own
     kinds: dict[torch.Tensor, str] = {module.alpha: "alpha" for module in levels}
+    kinds |= {level.alpha: "alpha_low" for level in low}
     kinds |= {module.weight: "quantized" for module in modules if isinstance(module, QuantizedConv2d | QuantizedLinear)}
     kinds |= {p: "norm" for module in modules if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
     rates = {
@@ -243,12 +250,15 @@ def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], passes:
         "quantized": settings["weight_lr"] / passes,
         "norm": settings["lr"],
         "alpha": settings["alpha_lr"],
+        "alpha_low": _either(settings["alpha_lr_low"], settings["alpha_lr"]),
     }
+    decay = settings["alpha_weight_decay"]
+    decays = {"alpha": decay, "alpha_low": _either(settings["alpha_weight_decay_low"], decay)}
     groups = [
         {
             "params": [parameter for parameter in network.parameters() if kinds.get(parameter, "float") == kind],
             "lr": rate,
-            "weight_decay": settings["alpha_weight_decay" if kind == "alpha" else "weight_decay"],
+            "weight_decay": decays.get(kind, settings["weight_decay"]),
         }
         for kind, rate in rates.items()
     ]
@@ -260,6 +270,10 @@ def quantized_optimizer(network: nn.Module, settings: Mapping[str, Any], passes:
 
     optimizer.register_step_post_hook(keep_alphas_positive)
     return optimizer
+
+
+def _either(value: float | None, otherwise: float) -> float:
+    return otherwise if value is None else value
 
 
 def _correct_at(network: nn.Module, bits: int, data: _Data) -> np.ndarray:

@@ -72,6 +72,7 @@ class Choice:
 
 WEIGHTS = ("nested", "nearest", "floor", "centred", "nested_restored", "nearest_restored")
 """Weight schemes (`repro.quantizers.schemes.weight`): codes, and whether the scale is restored."""
+_LOW = "of clip levels of 2 bits alone; none"
 _ALL: tuple[Setting | Choice, ...] = (
     # Strided 1x1 convolutions of fewer than 8 channels, channels-last, break the heap in oneDNN without AVX-512.
     Setting("width", 64, 8, 512, "channels of the first stage; 64 is the published network"),
@@ -94,7 +95,9 @@ _ALL: tuple[Setting | Choice, ...] = (
     Setting("weight_lr", 0.05, 0, 10, "peak learning rate of quantized weights, cosine to 0", ".005"),
     Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8"),
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
-    Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0, 6e-2 at low bits"),
+    Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0"),
+    Setting("alpha_lr_low", None, 0, 10, f"{_LOW}: as the others'", ".01", unsaid=True, optional=True),
+    Setting("alpha_weight_decay_low", None, 0, 1, f"{_LOW}: as the others'", "6e-2", unsaid=True, optional=True),
     Setting("realign_in_graph", False, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "they are"),
     Setting(
         "lambda_start", 0.0, 0, 1e3, "CoQuant: weight of nearness in teacher selection, at first", "more", unsaid=True
@@ -146,6 +149,8 @@ START = ("batch", "momentum", "weight_decay", "fp32_epochs", "fp32_lr")
 """Settings that the FP32 start depends on beside those of its network and data."""
 TRAINED = ("epochs", "lr", "weight_lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph")
 """Settings of quantized training, beside those of its start."""
+LOW_ALPHA = ("alpha_lr_low", "alpha_weight_decay_low")
+"""The same, of clip levels of 2 bits alone."""
 STRUCTURE = ("ends", "identity")
 """Settings of what is quantized at all."""
 OPEN_CLIP = ("clip",)
@@ -159,7 +164,7 @@ CALIBRATED = ("bn_images", "bn_augmented")
 TESTED = ("test_once",)
 """Settings of how a quantized network is tested while it is trained."""
 COMMON = (
-    *START, *TRAINED, *TESTED, *SOFT_TARGET, *SELECTED, *SWAPPED, *RANDOM_BITS, *PERCENTILE, *CALIBRATED,
+    *START, *TRAINED, *LOW_ALPHA, *TESTED, *SOFT_TARGET, *SELECTED, *SWAPPED, *RANDOM_BITS, *PERCENTILE, *CALIBRATED,
     "weights", *STRUCTURE, *OPEN_CLIP,
 )  # fmt: skip
 """Settings of every table; to these come those of its network and data."""

@@ -15,6 +15,7 @@ from repro.adaptive.settings import (
     ARTEFACT,
     CALIBRATED,
     COMMON,
+    LOW_ALPHA,
     NEAREST,
     OPEN_CLIP,
     PERCENTILE,
@@ -172,7 +173,7 @@ def own_settings(method: Method) -> Iterator[str]:
     recipe = method.recipe
     groups = {
         ("weights", *STRUCTURE): True,
-        (*TRAINED, *TESTED): recipe.trained,
+        (*TRAINED, *LOW_ALPHA, *TESTED): recipe.trained,
         SOFT_TARGET: recipe.teacher is not None and recipe.soft_target,
         OPEN_CLIP: recipe.open_clip,
         NEAREST: recipe.teacher == "nearest",

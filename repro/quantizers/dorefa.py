@@ -89,7 +89,9 @@ class DoReFaWeight(nn.Module):
         codes = prefix = fake_quantize(share * HIGHEST, 1.0, 0.0, float(HIGHEST), scaler=self.scaler)
         if self.codes_per_level > 1:  # floor(h / d) d = rint((h - (d - 1)/2) / d) d, whose bounds mask no code
             offset = (self.codes_per_level - 1) / 2
-            prefix = fake_quantize(codes - offset, self.codes_per_level, -offset, HIGHEST - offset, scaler=self.scaler)
+            exact = codes.to(torch.promote_types(codes.dtype, torch.float32))
+            prefix = fake_quantize(exact - offset, self.codes_per_level, -offset, HIGHEST - offset, scaler=self.scaler)
+            prefix = prefix.to(codes.dtype)
         total = prefix.sum()
         ratio = codes.sum() / total.clamp(min=0.5)  # a sum of codes is 0, or 1 and more
         if not self.realign_in_graph:
@@ -126,7 +128,7 @@ def _stored(weight: Tensor) -> Stored:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """`in_graph` where max|tanh w| and mean(h)/mean(l) are constants: the same bits, in fewer passes.
+    """`in_graph` where max|tanh w| and mean(h)/mean(l) are constants, in fewer passes: same bits, but signs of zeros.
 
     dw = g (dw_q/dl) 255 / (2 max|tanh w|) (1 - tanh(w)^2)
     """

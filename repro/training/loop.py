@@ -117,7 +117,7 @@ class Training:
         # Not by self.steps: in a cycle with its schedule, a finished training would keep its images in memory.
         self.schedule = LambdaLR(optimizer, lambda step: cosine(step, steps, warmup))
         if checkpoint.exists():
-            self._restore(load(checkpoint, batches.device))
+            self._restore(load(checkpoint))
 
     def run(self, train: Step, evaluate: Evaluate, progress: Callable[[int, int, str], None]) -> History:
         """Train to the end, evaluating after each epoch. Killed at any point, a new run ends with the same numbers."""

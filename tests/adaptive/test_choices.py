@@ -100,7 +100,7 @@ def test_ends_are_float_or_stay_at_8_bits(problem: str) -> None:
         assert 4 < len(codes.detach().round().unique()) <= 256
         torch.testing.assert_close(codes, codes.round(), atol=1e-3, rtol=0)
         assert layer.weight.grad.abs().sum() > 0
-    groups = experiment.quantized_optimizer(chosen, with_defaults(weight_lr=0.5), 1).param_groups
+    groups = experiment.quantized_optimizer(chosen, with_defaults(weight_lr=0.5), (4,)).param_groups
     (quantized,) = (group["params"] for group in groups if group["lr"] == 0.5)
     assert all(any(chosen.get_submodule(name).weight is p for p in quantized) for name in chosen.ends)
 

@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ import torch
 
 from repro import targets
 from repro.adaptive import experiment
-from repro.adaptive.methods import METHODS
+from repro.adaptive.joint import BitMixerStep, JointStep
+from repro.adaptive.methods import BITS, METHODS
 from repro.adaptive.problems import CIFAR10 as DATA
 from repro.adaptive.problems import RESNET18, Data, Network, Problem
 from repro.adaptive.settings import with_defaults
@@ -21,11 +23,12 @@ from repro.adaptive.table import AdaptiveTable
 from repro.datasets import cifar10
 from repro.networks.mobilenet import MobileNetV2
 from repro.networks.quantize import set_bits
-from repro.quantizers import PACT
+from repro.quantizers import PACT, DoReFaWeight
 from repro.targets import Context, Outcome, Unit
 from repro.training import loop
 from repro.training.batches import Batches
 from repro.training.loop import load
+from tests.backends.cases import no_cuda
 from tests.datasets import made_up
 
 SETTINGS = with_defaults(
@@ -102,11 +105,86 @@ def test_trained_unit_reports_its_bit_width_and_leaves_its_network(root: Path) -
     assert any(left[key] != SETTINGS["alpha_start"] for key in left if key.endswith(".alpha"))
 
 
-def test_dq32_measures_the_float_weights_at_every_bit_width(root: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "widths"),
+    [
+        ("individual_2", JointStep, (2,)),
+        ("joint", JointStep, BITS),
+        ("any_precision", JointStep, BITS),
+        ("coquant", JointStep, BITS),
+        ("bit_mixer", BitMixerStep, BITS),
+    ],
+)
+def test_a_method_is_trained_by_its_own_step_at_the_rates_of_its_passes(
+    name: str, kind: type, widths: tuple[int, ...], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[JointStep | BitMixerStep] = []
+    rates: list[float] = []
+    optimizer = experiment.quantized_optimizer
+
+    def observed(network: torch.nn.Module, *rest: Any) -> torch.optim.Optimizer:
+        made = optimizer(network, *rest)
+        rates.extend(group["lr"] for group in made.param_groups)
+        return made
+
+    for each in (JointStep, BitMixerStep):
+        monkeypatch.setattr(
+            experiment, each.__name__, lambda *given, each=each: steps.append(each(*given)) or steps[-1]
+        )
+    monkeypatch.setattr(experiment, "quantized_optimizer", observed)
+    run(name, root)
+    (step,) = steps
+    assert type(step) is kind
+    assert tuple(step.widths) == widths
+    assert step.steps == 4
+    assert kind is BitMixerStep or step.recipe == METHODS[name.partition("_2")[0]].recipe
+    assert rates[:3] == [SETTINGS["lr"] / len(widths), SETTINGS["weight_lr"] / len(widths), SETTINGS["lr"]]
+
+
+def test_dq32_measures_the_float_weights_at_every_bit_width(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its clip levels are percentiles of the float activations, the same at all of them."""
+    expected = experiment.quantized(experiment.float_network(PROBLEM, SETTINGS, 0), METHODS["dq32"].recipe, SETTINGS)
+    expected.load_state_dict(load(root / "fp32" / "network.pt"), strict=False)
+    train = experiment._Data(PROBLEM, SETTINGS, Context(Path())).train
+    experiment.set_alpha_at_percentile(expected, train, SETTINGS["alpha_percentile"], SETTINGS["alpha_images"])
+    seen: list[int] = []
+
+    def observe(network: torch.nn.Module, batches: Batches) -> np.ndarray:
+        (bits,) = {module.bits for module in network.modules() if isinstance(module, PACT | DoReFaWeight)}
+        seen.append(bits)
+        wanted, found = expected.state_dict(), network.state_dict()
+        assert all(torch.equal(value, found[key]) for key, value in wanted.items())
+        return np.zeros(len(batches.images), bool)
+
+    monkeypatch.setattr(experiment, "correct", observe)
     outcome = run("dq32", root)
+    assert seen == [8, 6, 4, 2]
     assert list(outcome.values) == ["8", "6", "4", "2"]
     assert outcome.curve == []
     assert outcome.images == 160
+    assert {module.alpha.item() for module in expected.modules() if isinstance(module, PACT)} != {2.0}
+
+
+@no_cuda
+def test_units_run_on_a_gpu_and_go_on_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrated, trained with swapping, and broken off behind the first of two epochs."""
+    for name in ("dq32_bn_calib", "coquant"):
+        (root / name).mkdir()
+    inputs = {"fp32": root / "fp32"}
+    measured = experiment.run(UNITS["dq32_bn_calib"], Context(root / "dq32_bn_calib", "cuda", inputs=inputs), PROBLEM)
+    assert list(measured.values) == ["8", "6", "4", "2"]
+    unit = replace(UNITS["coquant"], settings=UNITS["coquant"].settings | {"epochs": 2})
+
+    def stop(done: int, total: int, note: str) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(unit, Context(root / "coquant", "cuda", inputs=inputs, progress=stop), PROBLEM)
+    outcome = experiment.run(unit, Context(root / "coquant", "cuda", inputs=inputs), PROBLEM)
+    assert len(outcome.curve) == 2
+    assert load(root / "coquant" / "checkpoint.pt")["step"] == 8
 
 
 def test_dq8_at_8_bits_is_the_individual_network(root: Path) -> None:
@@ -274,7 +352,7 @@ def test_the_optimizer_of_the_start_has_its_settings_and_clip_levels_stay_positi
     experiment.run(unit, Context(tmp_path), PROBLEM)
     assert made == [{"lr": 0.3, "momentum": 0.8, "weight_decay": 0.01}]
     network = experiment.quantized(experiment.float_network(PROBLEM, SETTINGS, 0), METHODS["adabits"].recipe, SETTINGS)
-    optimizer = experiment.quantized_optimizer(network, SETTINGS, 4)
+    optimizer = experiment.quantized_optimizer(network, SETTINGS, BITS)
     levels = [module for module in network.modules() if isinstance(module, PACT)]
     for level in levels:
         level.alpha.data.fill_(-1.0)

@@ -293,14 +293,32 @@ def test_bits_by_layer_reach_each_layer_and_tell_its_norm_what_came_before() -> 
 
 
 def test_learning_rates_of_a_joint_method() -> None:
-    groups = quantized_optimizer(network_of("coquant"), SETTINGS, passes=4).param_groups
+    groups = quantized_optimizer(network_of("coquant"), SETTINGS, BITS).param_groups
+    alpha = (SETTINGS["alpha_lr"], SETTINGS["alpha_weight_decay"])
     assert [(group["lr"], group["weight_decay"]) for group in groups] == [
         (SETTINGS["lr"] / 4, SETTINGS["weight_decay"]),
         (SETTINGS["weight_lr"] / 4, SETTINGS["weight_decay"]),
         (SETTINGS["lr"], SETTINGS["weight_decay"]),
-        (SETTINGS["alpha_lr"], SETTINGS["alpha_weight_decay"]),
+        alpha,
+        alpha,
     ]
-    assert [len(group["params"]) for group in groups] == [1 + 2, 19, 160, 64]
+    assert [len(group["params"]) for group in groups] == [1 + 2, 19, 160, 48, 16]
+
+
+@pytest.mark.parametrize(
+    ("name", "widths", "low"),
+    [("adabits", BITS, 16), ("individual", (2,), 16), ("individual", (4,), 0), ("switchable_bn", BITS, 0)],
+)
+def test_clip_levels_of_two_bits_alone_may_learn_otherwise(name: str, widths: tuple[int, ...], low: int) -> None:
+    network = network_of(name)
+    settings = {**SETTINGS, "alpha_lr_low": 0.01, "alpha_weight_decay_low": 0.06}
+    *_, others, lowest = quantized_optimizer(network, settings, widths).param_groups
+    assert (lowest["lr"], lowest["weight_decay"]) == (0.01, 0.06)
+    assert (others["lr"], others["weight_decay"]) == (SETTINGS["alpha_lr"], SETTINGS["alpha_weight_decay"])
+    names = {parameter: name for name, parameter in network.named_parameters()}
+    assert len(lowest["params"]) == low
+    if len(widths) > 1:
+        assert all(names[parameter].endswith("levels.2.alpha") for parameter in lowest["params"])
 
 
 @pytest.mark.parametrize(
@@ -310,7 +328,7 @@ def test_learning_rates_of_a_joint_method() -> None:
 def test_state_is_saved_and_loaded_whole_and_bits_switch_in_place(kind: str, name: str, tmp_path: Path) -> None:
     """Outputs at each bit-width are equal before and after a save, and in whatever order they are asked for."""
     network, recipe = network_of(name, kind), METHODS[name].recipe
-    optimizer = quantized_optimizer(network, SETTINGS, 4)
+    optimizer = quantized_optimizer(network, SETTINGS, BITS)
     if recipe.random_bits:
         BitMixerStep(network, BITS, SETTINGS, 10, seed=0)(IMAGES, LABELS, 9)
     else:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -12,15 +13,50 @@ from repro.adaptive.experiment import quantized
 from repro.adaptive.methods import METHODS
 from repro.adaptive.settings import with_defaults
 from repro.adaptive.swapping import draw, student_probabilities, swapped
+from repro.networks.mobilenet import MobileNetV2
 from repro.networks.quantize import set_bits
 from repro.networks.resnet import ResNet18
 
 
+class Swap(NamedTuple):
+    """A block of a network, and the beginnings of the names of what is swapped with it and of some that is not."""
+
+    network: str
+    block: int
+    own: tuple[str, ...]
+    others: tuple[str, ...]
+
+    @property
+    def which(self) -> list[bool]:
+        return [index == self.block for index in range(8 if self.network == "resnet18" else 17)]
+
+
+SWAPS = (
+    Swap(
+        "resnet18",
+        3,
+        ("blocks.2.act2.", *(f"blocks.3.{part}" for part in ("conv", "bn", "act1."))),
+        ("blocks.2.conv1.weight", "blocks.4.conv1.weight", "conv1.weight", "fc.weight"),
+    ),
+    Swap(
+        "resnet18", 0, ("bn1.", "act1.", *(f"blocks.0.{part}" for part in ("conv", "bn", "act1."))), ("conv1.weight",)
+    ),
+    Swap("mobilenetv2", 3, ("features.4.",), ("features.3.conv.2.weight", "features.5.conv.0.0.weight")),
+    Swap("mobilenetv2", 0, ("features.0.1.", "features.0.2.", "features.1."), ("features.0.0.weight",)),
+)
+
+
+@pytest.fixture(params=SWAPS, ids=lambda swap: f"{swap.network}, block {swap.block}")
+def swap(request: pytest.FixtureRequest) -> Swap:
+    return request.param
+
+
 @pytest.fixture
-def network() -> nn.Module:
+def network(swap: Swap) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return quantized(ResNet18(width=2, stem_stride=2), METHODS["coquant"].recipe, with_defaults()).train()
+        made = ResNet18(width=2, stem_stride=2) if swap.network == "resnet18" else MobileNetV2(0.1, stem_stride=2)
+        return quantized(made, METHODS["coquant"].recipe, with_defaults()).train()
 
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
@@ -63,27 +99,25 @@ def touched(network: nn.Module) -> Iterator[str]:
     return iter(names)
 
 
-def test_a_swapped_block_runs_with_the_teachers_norms_and_clip_levels(network: nn.Module) -> None:
+def test_a_swapped_block_runs_with_the_teachers_norms_and_clip_levels(network: nn.Module, swap: Swap) -> None:
     set_bits(network, 2)
-    which = [index == 3 for index in range(8)]
-    with swapped(network.swappable(), which, student=2, teacher=6):
+    with swapped(network.swappable(), swap.which, student=2, teacher=6):
         names = list(touched(network))
-    own = ("blocks.2.act2.", *(f"blocks.3.{part}." for part in ("bn1", "act1", "bn2")))
-    inside = {name.rpartition(".")[2] for name in names if name.startswith(own)}
-    outside = {name.rpartition(".")[2] for name in names if not name.startswith(own)}
+    inside = {name.rpartition(".")[2] for name in names if name.startswith(swap.own)}
+    outside = {name.rpartition(".")[2] for name in names if not name.startswith(swap.own)}
     assert (inside, outside) == ({"6"}, {"2"})
     assert {name.rpartition(".")[2] for name in touched(network)} == {"2"}  # all the student's again
 
 
-def test_running_statistics_of_the_teacher_are_left_alone(network: nn.Module) -> None:
+def test_running_statistics_of_the_teacher_are_left_alone(network: nn.Module, swap: Swap) -> None:
     set_bits(network, 2)
     before = {key: value.clone() for key, value in network.state_dict().items()}
-    with swapped(network.swappable(), [index == 3 for index in range(8)], student=2, teacher=6):
+    with swapped(network.swappable(), swap.which, student=2, teacher=6):
         network(IMAGES)
     changed = {key for key, value in network.state_dict().items() if not torch.equal(before[key], value)}
     moved = {key for key in changed if key.endswith(("running_mean", "running_var"))}
     assert moved
-    assert not any(key.startswith("blocks.3.") for key in moved)
+    assert not any(key.startswith(swap.own) for key in moved)
     assert all(".norms.2." in key for key in moved)
     assert {m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
 
@@ -96,25 +130,24 @@ def _bits_of(name: str) -> str:
 
 @pytest.mark.parametrize("trains_teacher", [False, True])
 def test_gradients_reach_the_students_blocks_and_the_swapped_ones_as_configured(
-    network: nn.Module, trains_teacher: bool
+    network: nn.Module, swap: Swap, trains_teacher: bool
 ) -> None:
     set_bits(network, 2)
-    with swapped(network.swappable(), [i == 3 for i in range(8)], 2, 6, trains_teacher=trains_teacher):
+    with swapped(network.swappable(), swap.which, 2, 6, trains_teacher=trains_teacher):
         output = network(IMAGES)
     output.square().sum().backward()
     reached = {name for name, p in network.named_parameters() if p.grad is not None}
-    block = {parameter for module in network.swappable()[3] for parameter in module.parameters()}
-    inside = {name for name in reached if network.get_parameter(name) in block}
+    inside = {name for name in reached if name.startswith(swap.own)}
     assert {_bits_of(name) for name in reached - inside} == {"", "2"}
-    assert {"blocks.2.conv1.weight", "blocks.4.conv1.weight", "conv1.weight", "fc.weight"} <= reached - inside
+    assert set(swap.others) <= reached - inside
     assert {_bits_of(name) for name in inside} == ({"", "6"} if trains_teacher else set())
-    assert {"blocks.3.conv1.weight", "blocks.2.act2.levels.6.alpha"} <= inside or not trains_teacher
+    assert all(any(name.startswith(part) for name in inside) for part in swap.own) or not trains_teacher
     assert all(p.requires_grad for p in network.parameters())
 
 
 def test_an_error_inside_leaves_the_network_as_it_was(network: nn.Module) -> None:
     set_bits(network, 2)
-    with pytest.raises(ZeroDivisionError), swapped(network.swappable(), [True] * 8, 2, 6):
+    with pytest.raises(ZeroDivisionError), swapped(network.swappable(), [True] * len(network.swappable()), 2, 6):
         raise ZeroDivisionError
     assert {name.rpartition(".")[2] for name in touched(network)} == {"2"}
     assert all(p.requires_grad for p in network.parameters())

@@ -55,6 +55,12 @@ def test_a_promise_is_judged_by_the_medians(limits: dict[str, float], said: str)
     assert promise.judge([replace(row, peak_mib=None) for row in rows[:1]])[0] == ("1 k float32", None, "missing")
 
 
+def test_a_promise_of_one_row_is_its_time() -> None:
+    promise = Promise("forward", ("1 k float32",), "eager", None, at_most=12)
+    assert promise.judge(raced(fused=[4.0] * 3, eager=[12.0] * 3)) == [("1 k float32", 12.0, "yes")]
+    assert promise.judge([]) == [("1 k float32", None, "missing")]
+
+
 def test_a_promise_without_rows_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     promise = Promise("forward", ("1 k float32", "1 M float32"), "eager", "fused", at_least=3)
     on_gpu = replace(promise, data=("64 M float32 on GPU",))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch._inductor.compile_fx import compile_fx
@@ -33,7 +34,8 @@ def peaks(steps: str) -> dict[str, float | None]:
     scattered as it lies, is in no use.
     """
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": f"{2**16}"}
-    return json.loads(subprocess.check_output([sys.executable, "-c", PEAKS.format(steps=steps)], env=environment))
+    command = [sys.executable, "-c", PEAKS.format(steps=steps)]
+    return json.loads(subprocess.check_output(command, env=environment, cwd=Path(__file__).parents[2]))
 
 
 def test_lite0(race: Callable) -> None:

@@ -88,17 +88,50 @@ def test_full_precision_is_the_weight_itself() -> None:
     assert DoReFaWeight(None)(weight) is weight
 
 
+def drawn(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+SHAPE = (64, 32, 3, 3)
+KINDS = {
+    "odd": drawn(7),
+    "layer": drawn(*SHAPE),
+    "channels-last": drawn(*SHAPE).contiguous(memory_format=torch.channels_last),
+    "sums beyond 2^24": drawn(2**18),
+    "zeros": torch.zeros(SHAPE),
+    "codes of zero": torch.full(SHAPE, -1.0),
+    "not a number": drawn(5).index_fill(0, torch.tensor(1), float("nan")),
+    "infinite": drawn(5).index_fill(0, torch.tensor(1), float("inf")),
+}
+
+
 @pytest.mark.parametrize("bits", WIDTHS)
-@pytest.mark.parametrize("shape", [(7,), (64, 32, 3, 3)])
-def test_the_closed_gradient_is_that_of_autograd_bit_for_bit(bits: int, shape: tuple[int, ...]) -> None:
-    torch.manual_seed(bits)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_closed_gradient_is_that_of_autograd_bit_for_bit(bits: int, dtype: torch.dtype, kind: str) -> None:
+    """Zeros compare as values."""
     quantizer = DoReFaWeight(bits, realign_in_graph=False)
-    weight, grad = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    weight = KINDS[kind].to(dtype).requires_grad_()
+    grad = drawn(*weight.shape).to(dtype)
     values = quantizer.in_graph(weight)
-    (expected,) = torch.autograd.grad(values, weight, grad)
     closed = quantizer(weight)
-    assert torch.equal(closed, values)
-    assert torch.equal(torch.autograd.grad(closed, weight, grad)[0], expected)
+    assert closed.stride() == weight.stride()
+    np.testing.assert_array_equal(closed.detach().double(), values.detach().double())
+    for given in (grad, grad.flatten()[:1].reshape((1,) * grad.ndim).expand(grad.shape)):
+        before = given.clone()
+        ours, expected = (torch.autograd.grad(y, weight, given, retain_graph=True)[0] for y in (closed, values))
+        np.testing.assert_array_equal(ours.double(), expected.double())
+        assert torch.equal(given, before)
+
+
+def test_it_compiles_without_a_graph_break() -> None:
+    quantizer, weight, grad = DoReFaWeight(4), drawn(8, 4, 3, 3).requires_grad_(), drawn(8, 4, 3, 3)
+    torch._dynamo.reset()
+    compiled = torch.compile(quantizer, fullgraph=True, backend="aot_eager")
+    values = compiled(weight)
+    assert torch.equal(values, quantizer(weight))
+    found, expected = (torch.autograd.grad(y, weight, grad)[0] for y in (values, quantizer(weight)))
+    torch.testing.assert_close(found, expected)
 
 
 def test_what_bit_widths_share_is_worked_out_once_within_fixed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +159,7 @@ def test_what_bit_widths_share_is_worked_out_once_within_fixed_weights(monkeypat
     assert calls == 2 * len(WIDTHS)
     with fixed_weights(quantizer):
         within = at_each_width()
+        assert torch.equal(quantizer.kept[0].codes, stored(weight.detach()).codes)  # which nobody has altered
     assert calls == 2 * len(WIDTHS) + 1
     assert all(map(torch.equal, within, outside))
     with torch.no_grad():
