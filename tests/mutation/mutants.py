@@ -39,7 +39,7 @@ class Mutant:
     """A changed module.
 
     Attributes:
-        function: the outermost function, or assignment, that holds the change; with `before`, `after` and `count` (the
+        function: the outermost function, class or assignment that holds the change; with `before`, `after` and `count` (the
             how-manieth such change in it) the name of the mutant, which outlives changes elsewhere in the file.
         line: where it stands now.
         source: of the whole module.
@@ -66,6 +66,8 @@ def mutants(source: str) -> Iterator[Mutant]:
     ['f: x < 1 -> x <= 1', 'f: 1 -> 2']
     >>> [mutant.name for mutant in mutants("def f(x, y):\\n    x += y\\n    return not x or y")]
     ['f: x += y -> x -= y', 'f: not x or y -> not x and y', 'f: not x -> not not x']
+    >>> [mutant.name for mutant in mutants("class A:\\n    def f(self) -> int: return 1")]
+    ['A: 1 -> 2']
     """
     tree = ast.parse(source)
     seen: dict[tuple[str, str, str], int] = {}
@@ -85,7 +87,7 @@ def mutants(source: str) -> Iterator[Mutant]:
 
 def _name(top: ast.stmt) -> str:
     """What a top-level statement is called; empty where it is not mutated."""
-    if isinstance(top, ast.FunctionDef):
+    if isinstance(top, ast.FunctionDef | ast.ClassDef):
         return top.name
     if isinstance(top, ast.Assign | ast.AnnAssign) and top.value is not None:
         target = top.targets[0] if isinstance(top, ast.Assign) else top.target
