@@ -141,7 +141,10 @@ def lite0_steps() -> dict[str, Contender]:
 
 
 def resnet18_steps(batch: int = 64, device: str = "cpu") -> dict[str, Contender]:
-    """`joint` serves four bit-widths with one update, `separate` takes a step for each."""
+    """`joint` serves four bit-widths with one update, `separate` takes a step for each.
+
+    What a backend computes here are the activations: torch rounds the weights, alike for all.
+    """
 
     def step(network: nn.Module, bits: tuple[int, ...] = (), backend: str | None = None) -> Contender:
         return training_step(network, batch, 32, bits, backend, device=device)
