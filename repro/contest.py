@@ -18,8 +18,8 @@ exploratory and runs afterwards, on fewer seeds, the last. The half-size protoco
    teacher's, its weights learn nothing from that pass.
 3. All arms share learning rates, and none was tuned for an arm: the weights' was chosen from two values for an
    individual 2-bit network, on images held out. What the paper leaves open is varied instead: CoQuant has seven sets of
-   constants (of which summed entropy and lambda 0 came to the same), plain distillation three. That p, the probability that a block is not swapped, may start at one half comes
-   from trials that were tested on the test set.
+   constants (of which summed entropy and lambda 0 came to the same), plain distillation three. That p, the probability
+   that a block is not swapped, may start at one half comes from trials that were tested on the test set.
 4. Weights have Table 1's nested codes; the study `identification` is about others.
 5. Any Precision differs from plain distillation in three things: its teacher, the next higher bit-width; no labels
    below 8 bits; one clip level for all bit-widths, which learns from four gradients at the full rate.

@@ -39,8 +39,8 @@ class Mutant:
     """A changed module.
 
     Attributes:
-        function: the outermost function, class or assignment that holds the change; with `before`, `after` and `count` (the
-            how-manieth such change in it) the name of the mutant, which outlives changes elsewhere in the file.
+        function: the outermost function, class or assignment that holds the change; with `before`, `after` and `count`
+            (the how-manieth such change in it) the name of the mutant, which outlives changes elsewhere in the file.
         line: where it stands now.
         source: of the whole module.
     """
