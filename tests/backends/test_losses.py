@@ -42,7 +42,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, float, int]] = {
     "ResNet18": (resnet18, 32, 4e-3, 16),
 }
 """With the side of its images, its learning rate and its fake quantizations a step. Not EfficientNet-Lite0:
-at 3 bits and untrained, eager trainings whose weights differ in their last bits part at once, by a tenth of the loss."""
+untrained and at 3 bits, eager trainings whose weights differ in their last bits part at once."""
 
 
 def losses(name: str, backend: str, beginning: int = 0) -> Tensor:
