@@ -76,7 +76,7 @@ class DoReFaWeight(nn.Module):
             return weight
         if self.realign_in_graph or self.scaler.name != "ste":
             return self.in_graph(weight)
-        return _StraightThrough.apply(weight, self)
+        return _StraightThrough.apply(weight, *self.stored(weight.detach()), self.codes_per_level)
 
     def in_graph(self, weight: Tensor) -> Tensor:
         """w_q by operations that autograd differentiates one by one."""
@@ -134,9 +134,16 @@ class _StraightThrough(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, quantizer: DoReFaWeight) -> Tensor:
-        squashed, divisor, alive, codes, total = quantizer.stored(weight.detach())
-        d = quantizer.codes_per_level
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        squashed: Tensor,
+        divisor: Tensor,
+        alive: Tensor,
+        codes: Tensor,
+        total: Tensor,
+        d: float,
+    ) -> Tensor:
         quantized = codes.div(d, rounding_mode="trunc")  # l / d: what is exact needs no pass of its own
         total_of_prefix = d * quantized.sum()
         alive = alive * total_of_prefix.sign()
@@ -146,10 +153,10 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         squashed, divisor, slope = ctx.saved_tensors
         gradient = (grad * slope).mul_(HIGHEST).div_(divisor)
-        return torch.ops.aten.tanh_backward.grad_input(gradient, squashed, grad_input=gradient), None
+        return torch.ops.aten.tanh_backward.grad_input(gradient, squashed, grad_input=gradient), *[None] * 6
 
 
 @contextmanager
