@@ -231,13 +231,13 @@ def _training(
 def quantized_optimizer(
     network: nn.Module, settings: Mapping[str, Any], widths: Sequence[int]
 ) -> torch.optim.Optimizer:
-    """SGD for a network whose gradients are summed over n bit-widths.
+    """SGD for a network whose gradients are summed over `widths`, n of them.
 
     Weights learn at `weight_lr / n` where they are quantized and at `lr / n` elsewhere, batch norms at `lr`, clip
     levels at `alpha_lr` and with their own weight decay; those that serve the lowest bit-width alone, at `alpha_lr_low`
     and with `alpha_weight_decay_low`, if given. After each update clip levels are held at 1e-3 or above.
     """
-    modules, passes = list(network.modules()), len(widths)
+    modules = list(network.modules())
     levels = [module for module in modules if isinstance(module, PACT)]
     own = [cast(PACT, module.levels[str(LOWEST)]) for module in modules if isinstance(module, SwitchablePACT)]
     low = levels if tuple(widths) == (LOWEST,) else own
@@ -246,8 +246,8 @@ def quantized_optimizer(
     kinds |= {module.weight: "quantized" for module in modules if isinstance(module, QuantizedConv2d | QuantizedLinear)}
     kinds |= {p: "norm" for module in modules if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
     rates = {
-        "float": settings["lr"] / passes,
-        "quantized": settings["weight_lr"] / passes,
+        "float": settings["lr"] / len(widths),
+        "quantized": settings["weight_lr"] / len(widths),
         "norm": settings["lr"],
         "alpha": settings["alpha_lr"],
         "alpha_low": _either(settings["alpha_lr_low"], settings["alpha_lr"]),

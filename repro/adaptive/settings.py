@@ -72,7 +72,6 @@ class Choice:
 
 WEIGHTS = ("nested", "nearest", "floor", "centred", "nested_restored", "nearest_restored")
 """Weight schemes (`repro.quantizers.schemes.weight`): codes, and whether the scale is restored."""
-_LOW = "of clip levels of 2 bits alone; none"
 _ALL: tuple[Setting | Choice, ...] = (
     # Strided 1x1 convolutions of fewer than 8 channels, channels-last, break the heap in oneDNN without AVX-512.
     Setting("width", 64, 8, 512, "channels of the first stage; 64 is the published network"),
@@ -96,8 +95,10 @@ _ALL: tuple[Setting | Choice, ...] = (
     Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8"),
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
     Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0"),
-    Setting("alpha_lr_low", None, 0, 10, f"{_LOW}: as the others'", ".01", unsaid=True, optional=True),
-    Setting("alpha_weight_decay_low", None, 0, 1, f"{_LOW}: as the others'", "6e-2", unsaid=True, optional=True),
+    Setting(
+        "alpha_lr_low", None, 0, 10, "that of clip levels of 2 bits; none: as all", ".01", unsaid=True, optional=True
+    ),
+    Setting("alpha_weight_decay_low", None, 0, 1, "likewise, weight decay", "6e-2", unsaid=True, optional=True),
     Setting("realign_in_graph", False, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "they are"),
     Setting(
         "lambda_start", 0.0, 0, 1e3, "CoQuant: weight of nearness in teacher selection, at first", "more", unsaid=True

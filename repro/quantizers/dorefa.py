@@ -118,7 +118,7 @@ class DoReFaWeight(nn.Module):
 
 
 def _stored(weight: Tensor) -> Stored:
-    """What all bit-widths of a weight share, with little memory: pages cost more than arithmetic here."""
+    """What all bit-widths of a weight share, in place where it can be: fresh memory costs more than arithmetic."""
     squashed = weight.tanh()
     largest = torch.maximum(squashed.amax(), -squashed.amin())
     alive = largest.sign()
@@ -128,7 +128,7 @@ def _stored(weight: Tensor) -> Stored:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """`in_graph` where max|tanh w| and mean(h)/mean(l) are constants, in fewer passes: same bits, but signs of zeros.
+    """`in_graph` where max|tanh w| and mean(h)/mean(l) are constants: in fewer passes the same bits, but signs of zeros.
 
     dw = g (dw_q/dl) 255 / (2 max|tanh w|) (1 - tanh(w)^2)
     """
@@ -144,7 +144,7 @@ class _StraightThrough(torch.autograd.Function):
         total: Tensor,
         d: float,
     ) -> Tensor:
-        quantized = codes.div(d, rounding_mode="trunc")  # l / d: what is exact needs no pass of its own
+        quantized = codes.div(d, rounding_mode="trunc")  # l / d; the factor d is exact, and goes into the slope
         total_of_prefix = d * quantized.sum()
         alive = alive * total_of_prefix.sign()
         slope = alive * (total / total_of_prefix.clamp(min=0.5)) * (2 / HIGHEST)

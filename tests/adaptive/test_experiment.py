@@ -167,7 +167,7 @@ def test_dq32_measures_the_float_weights_at_every_bit_width(root: Path, monkeypa
 
 @no_cuda
 def test_units_run_on_a_gpu_and_go_on_there(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrated, trained with swapping, and broken off behind the first of two epochs."""
+    """Calibrated, trained with swapping, and broken off in the second of two epochs."""
     for name in ("dq32_bn_calib", "coquant"):
         (root / name).mkdir()
     inputs = {"fp32": root / "fp32"}
@@ -182,9 +182,10 @@ def test_units_run_on_a_gpu_and_go_on_there(root: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(unit, Context(root / "coquant", "cuda", inputs=inputs, progress=stop), PROBLEM)
-    outcome = experiment.run(unit, Context(root / "coquant", "cuda", inputs=inputs), PROBLEM)
-    assert len(outcome.curve) == 2
-    assert load(root / "coquant" / "checkpoint.pt")["step"] == 8
+    steps: list[int] = []
+    context = Context(root / "coquant", "cuda", inputs=inputs, progress=lambda done, total, note: steps.append(done))
+    assert len(experiment.run(unit, context, PROBLEM).curve) == 2
+    assert steps == [7, 8]
 
 
 def test_dq8_at_8_bits_is_the_individual_network(root: Path) -> None:

@@ -28,7 +28,7 @@ class Swap(NamedTuple):
 
     @property
     def which(self) -> list[bool]:
-        return [index == self.block for index in range(8 if self.network == "resnet18" else 17)]
+        return [index == self.block for index in range({"resnet18": 8, "mobilenetv2": 17}[self.network])]
 
 
 SWAPS = (

@@ -116,5 +116,5 @@ def test_what_timings_depend_on_and_the_page_that_names_it(folder: Path, monkeyp
     report.page(raced(copy=[1.0] * 3, fused=[4.0] * 3), about | {"cpu": "Some CPU", "gpu": None, "cores": 2})
     page = (folder / "some-cpu-2-cores.md").read_text()
     assert page.startswith("# Benchmarks: Some CPU, 2 cores\n\npython ")
-    assert "## Promised ratios" in page
+    assert "## Promises" in page
     assert (folder / "some-cpu-2-cores.svg").exists()

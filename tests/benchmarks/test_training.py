@@ -30,8 +30,7 @@ print(json.dumps({{name: (step(), race.peak_mib(step))[1] for name, step in step
 def peaks(steps: str) -> dict[str, float | None]:
     """Peaks of the memory in use, in MiB, of the contenders that this function of `networks` makes.
 
-    In a process of its own, in which glibc maps every large block by itself: what its heap would keep of freed memory,
-    scattered as it lies, is in no use.
+    In a process of its own, in which glibc maps large blocks one by one: what a heap keeps of freed ones is left out.
     """
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": f"{2**16}"}
     command = [sys.executable, "-c", PEAKS.format(steps=steps)]

@@ -114,7 +114,7 @@ KINDS = {
 def test_the_closed_gradient_is_that_of_autograd_bit_for_bit(bits: int, dtype: torch.dtype, kind: str) -> None:
     """Zeros compare as values."""
     quantizer = DoReFaWeight(bits, realign_in_graph=False)
-    weight = KINDS[kind].to(dtype).requires_grad_()
+    weight = KINDS[kind].to(dtype, copy=True).requires_grad_()
     grad = drawn(*weight.shape).to(dtype)
     values = quantizer.in_graph(weight)
     closed = quantizer(weight)
@@ -129,16 +129,24 @@ def test_the_closed_gradient_is_that_of_autograd_bit_for_bit(bits: int, dtype: t
 
 @pytest.mark.parametrize("within", [contextlib.nullcontext, fixed_weights])
 def test_it_compiles_without_a_graph_break(within: Callable) -> None:
+    """In a second step too, after the weights have changed; within `fixed_weights` what is kept is used."""
     quantizer, weight, grad = DoReFaWeight(4), drawn(8, 4, 3, 3).requires_grad_(), drawn(8, 4, 3, 3)
     torch._dynamo.reset()
     compiled = torch.compile(quantizer, fullgraph=True, backend="aot_eager")
-    expected = quantizer(weight)
-    with within(quantizer):
-        for quantizer.bits in (4, 2, 4):  # the last time nothing is worked out
-            values = compiled(weight)
-    assert torch.equal(values, expected)
-    found, wanted = (torch.autograd.grad(y, weight, grad)[0] for y in (values, expected))
-    torch.testing.assert_close(found, wanted)
+    for _ in range(2):
+        with torch.no_grad():
+            weight.mul_(-1.5)
+        with within(quantizer):
+            for quantizer.bits in (4, 2):
+                values, expected = compiled(weight), quantizer(weight)
+                assert torch.equal(values, expected)
+                found, wanted = (torch.autograd.grad(y, weight, grad)[0] for y in (values, expected))
+                torch.testing.assert_close(found, wanted)
+            if quantizer.kept:
+                (stored,) = quantizer.kept
+                quantizer.kept[0] = stored._replace(codes=torch.zeros_like(stored.codes))
+                assert torch.equal(compiled(weight), quantizer(weight))
+                assert not torch.equal(compiled(weight), expected)
 
 
 def test_what_bit_widths_share_is_worked_out_once_within_fixed_weights(monkeypatch: pytest.MonkeyPatch) -> None:
