@@ -128,7 +128,7 @@ def _stored(weight: Tensor) -> Stored:
 
 
 class _StraightThrough(torch.autograd.Function):
-    """`in_graph` where max|tanh w| and mean(h)/mean(l) are constants: in fewer passes the same bits, but signs of zeros.
+    """`in_graph` where max|tanh w| and mean(h)/mean(l) are constants, in fewer passes: same bits but signs of zeros.
 
     dw = g (dw_q/dl) 255 / (2 max|tanh w|) (1 - tanh(w)^2)
     """
