@@ -384,6 +384,16 @@ class TestOut:
         assert fused.backward(g, x.bfloat16(), 0.1, -1.0, 1.0, scaler=STE, out=out).x is out
 
 
+@pytest.mark.parametrize("elements", [10, 2 * cpu.BLOCK], ids=["one block", "folded"])
+def test_sums_of_one_grid_are_three_numbers_and_nothing_behind_them(
+    elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (x, g), memory, empty = data(elements), torch.full((12,), 7.0), cpu._empty
+    monkeypatch.setattr(cpu, "_empty", lambda n, dtype: memory[:3] if dtype == torch.float32 else empty(n, dtype))
+    fused.backward(g, x, 0.1, -1.0, 1.0, scaler=EWGS)
+    assert (memory != 7).tolist() == [True] * 3 + [False] * 9
+
+
 def test_of_a_large_tensor_threads_take_several_blocks_at_once() -> None:
     claim = 5  # its place among the slots from `columns` on
     for elements, blocks in ((2**24, 4), (2**20, 1)):
@@ -550,16 +560,17 @@ class TestProcesses:
         said = subprocess.check_output([sys.executable, "-c", CACHED], text=True)
         assert said.splitlines() == ["[0, 0, 0] 3", "[1, 1, 1] 3"]
 
-    def test_a_loop_is_kept_for_later_processes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-        loops.loop.__wrapped__("fold")
-        assert list(tmp_path.rglob("*.nbi"))
-
     def test_where_no_cache_can_be_written_it_compiles_all_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(numba.core.caching.CodeLibraryCacheImpl, "_locator_classes", [])
         monkeypatch.setattr(numba.core.caching.CompileResultCacheImpl, "_locator_classes", [])
         loop = loops.loop.__wrapped__("fold")
         assert loop.owner.cache_hits == 0
+
+
+def test_a_loop_is_kept_for_later_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    loops.loop.__wrapped__("fold")
+    assert list(tmp_path.rglob("*.nbi"))
 
 
 CURVES = {
