@@ -567,7 +567,7 @@ class TestProcesses:
         assert loop.owner.cache_hits == 0
 
 
-def test_a_loop_is_kept_for_later_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loop_is_kept_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
     loops.loop.__wrapped__("fold")
     assert list(tmp_path.rglob("*.nbi"))
