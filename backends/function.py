@@ -15,7 +15,7 @@ from backends.contract import Backend, BackendUnavailableError, Scaler, register
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
 FASTER_TRACED: tuple[str, ...] = ()
 """Device types on which a compiled training step is faster with the eager operations, fused by Inductor with their
-neighbours, than with the operator. On two CPU cores the operator needs 0.74 of their time (`benchmarks/`, "compiled
+neighbours, than with the operator. On two CPU cores the operator needs 0.75 of their time (`benchmarks/`, "compiled
 training step"). CUDA cannot be one of them: there Inductor divides by an approximation, against Q1."""
 TORCH_BACKENDS = tuple(name for name in backends.NAMES if name != "reference")
 
