@@ -40,7 +40,7 @@ def test_what_records_leave_out_is_what_they_were_made_with() -> None:
     """Records know a reading by its absence: another default needs new numerics, and then this test too."""
     assert UNSAID == {
         "weights": "nested", "ends": "float", "identity": "quantized", "clip": "usual", "entropy": "mean",
-        "distance": "mean", "lambda_start": 0.0, "swap_end": 1.0,
+        "distance": "mean", "lambda_start": 0.0, "swap_end": 1.0, "alpha_lr_low": None, "alpha_weight_decay_low": None,
     }  # fmt: skip
     assert (table.NUMERICS, contest.NUMERICS, identification.NUMERICS) == (1, 1, 1)
 
