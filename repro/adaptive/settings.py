@@ -95,10 +95,17 @@ _ALL: tuple[Setting | Choice, ...] = (
     Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8"),
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
     Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0"),
+    Setting("alpha_lr_low", None, 0, 10, "`alpha_lr` at 2 bits; none: the same", ".01", unsaid=True, optional=True),
     Setting(
-        "alpha_lr_low", None, 0, 10, "that of clip levels of 2 bits; none: as all", ".01", unsaid=True, optional=True
+        "alpha_weight_decay_low",
+        None,
+        0,
+        1,
+        "`alpha_weight_decay` at 2 bits; none: the same",
+        "6e-2",
+        unsaid=True,
+        optional=True,
     ),
-    Setting("alpha_weight_decay_low", None, 0, 1, "likewise, weight decay", "6e-2", unsaid=True, optional=True),
     Setting("realign_in_graph", False, 0, 1, "differentiate max|tanh w| and mean(h)/mean(l) too", "they are"),
     Setting(
         "lambda_start", 0.0, 0, 1e3, "CoQuant: weight of nearness in teacher selection, at first", "more", unsaid=True

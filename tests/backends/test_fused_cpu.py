@@ -580,7 +580,7 @@ CURVES = {
 }
 ERRORS = {"acos": 2.0**-22, "tanh": 2.0**-22, "invtanh": 2.0**-21}
 """Of the approximations, relative: 4 and 8 unit roundoffs, which is 2 and 4 ulp, where `tolerances.CURVE` allows 4."""
-HIGHEST_DEGREE = 1.25
+OF_HIGHEST_DEGREE = 1.25
 """As many times that a quotient of the highest degree may be off: on vectors of AVX-512 it is by 4.1."""
 WHOLE: list[tuple[str, float | None, int]] = [
     ("acos", None, loops.ACOS),
@@ -622,7 +622,7 @@ def worst_error(name: str, alpha: float | None, kind: int, bits: np.ndarray) -> 
 def test_curves_are_as_good_as_the_rounding_of_a_few_operations(name: str, alpha: float | None, kind: int) -> None:
     """A sample, and all just below the threshold; `python -m tests.backends.test_fused_cpu` takes every float32."""
     sample = np.concatenate([np.arange(SMALLEST, LARGEST, 1009), np.arange(LARGEST - 2**16, LARGEST + 1)])
-    allowed = ERRORS[name] * (HIGHEST_DEGREE if kind == loops.RATIONAL[loops.HIGHEST_DEGREE] else 1)
+    allowed = ERRORS[name] * (OF_HIGHEST_DEGREE if kind == loops.RATIONAL[loops.HIGHEST_DEGREE] else 1)
     assert worst_error(name, alpha, kind, sample) <= allowed
 
 
