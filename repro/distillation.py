@@ -24,7 +24,7 @@ from typing import Any
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS
 from repro.adaptive.problems import CIFAR10, RESNET18, Problem
-from repro.adaptive.settings import ARTEFACT, START, TRAINED, Setting, check, with_defaults
+from repro.adaptive.settings import ARTEFACT, START, TRAINED, Setting, check, of_unit, with_defaults
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.patterns import pattern_rows, pattern_table
@@ -80,13 +80,12 @@ class DistillationStudy:
         check({name: value for name, value in settings.items() if name not in LOSS})
         for name, setting in LOSS.items():
             setting.check(settings[name])
-        names = {FLOAT: _START, STUDENT: (*_START, *TRAINED), DISTILLED: (*_START, *TRAINED, *LOSS)}
+        own = {FLOAT: of_unit(settings, _START), STUDENT: of_unit(settings, (*_START, *TRAINED))}
+        own[DISTILLED] = own[STUDENT] | {name: settings[name] for name in LOSS}
         return [
-            Unit(
-                self.name, scale, unit, seed, {key: settings[key] for key in own}, NUMERICS, (FLOAT,) * (unit != FLOAT)
-            )
+            Unit(self.name, scale, unit, seed, kept, NUMERICS, (FLOAT,) * (unit != FLOAT))
             for seed in range(seeds)
-            for unit, own in names.items()
+            for unit, kept in own.items()
         ]
 
     def run(self, unit: Unit, context: Context) -> Outcome:

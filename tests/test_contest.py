@@ -143,7 +143,7 @@ def test_validation_reads_training_images_that_no_training_sees(monkeypatch: pyt
         return CIFAR10(images, np.arange(5_100) % 10)
 
     monkeypatch.setattr(cifar10, "load", load_split)
-    settings = {"train_images": 10_000, "test_images": 10_000, "batch": 10, "validation": True}
+    settings = with_defaults(train_images=10_000, test_images=10_000, batch=10, validation=True)
     train, test = contest.PROBLEM.data.open(settings, Context(Path()))
     assert read == ["train"]
     assert len(test.images) == 5_000

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from repro import status, targets, workspace
+from repro import evaluate, status, targets, workspace
 from repro.accept import accept
 from repro.cli import main
 from repro.errors import ReproError
@@ -156,6 +156,19 @@ def test_smoke_runs_are_accepted_only_when_asked_for(places: Places, target: Tar
     assert places.committed(target).read() == ([], [])
     accept(places, target, print, scale="smoke")
     assert len(places.committed(target).read()[0]) == 4
+
+
+def test_a_smoke_run_is_a_run_where_one_is_accepted_too(
+    accepted: Places, target: Target, run: Callable[..., None]
+) -> None:
+    assert (
+        evaluate.outlook(target, evaluate.Request(scale="cpu"), accepted) == "counting cpu: 0 units to run, 12 recorded"
+    )
+    run(scale="smoke")
+    smoke = evaluate.Request(scale="smoke")
+    assert evaluate.outlook(target, smoke, accepted).startswith("counting smoke: 0 units to run, 4 recorded")
+    accept(accepted, target, print, scale="smoke")
+    assert evaluate.outlook(target, smoke, accepted).startswith("counting smoke: 4 units to run, 0 recorded")
 
 
 def test_accepting_a_scale_leaves_the_others_alone(accepted: Places, target: Target, run: Callable[..., None]) -> None:

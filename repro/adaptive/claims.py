@@ -168,7 +168,10 @@ class Measured:
         return self.accuracy(method, int(column))
 
     def rows(self) -> list[Row]:
-        """Every cell and each Delta_B, of rows that are ours too, and the patterns as far as they can be judged."""
+        """Every cell and each Delta_B, of rows that are ours too, and the patterns as far as they can be judged.
+
+        `smoke` proves the pipeline, and no pattern is judged on it.
+        """
         cells, methods = printed_cells(self.printed), (*self.printed.methods, *self._ours())
         rows = [
             self._number(
@@ -182,7 +185,8 @@ class Measured:
             for method in methods
             if method != INDIVIDUAL
         ]
-        return rows + [self._pattern(pattern) for pattern in patterns(self.evidence.preregistered)]
+        judged = patterns(self.evidence.preregistered) if self.scale != "smoke" else []
+        return rows + [self._pattern(pattern) for pattern in judged]
 
     def _ours(self) -> list[str]:
         """The rows that are ours and planned at this scale: nothing is printed of them."""

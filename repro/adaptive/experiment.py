@@ -225,6 +225,7 @@ def _training(
         epochs=epochs,
         checkpoint=checkpoint,
         keep_best=unit.scale in BEST_EPOCH,
+        schedule=data.settings["schedule"],
     )
 
 

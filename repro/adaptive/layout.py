@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
 from repro.adaptive.methods import FLOAT, FLOAT_BITS, INDIVIDUAL, METHODS, Method, methods
-from repro.adaptive.settings import UNSAID
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval, rank_agreement
@@ -30,6 +29,7 @@ def page(
     printed: PublishedTable,
     sources: Mapping[str, Evidence],
     rows: Sequence[Row],
+    unsaid: Mapping[str, object],
     deviations: str = "",
     picture: str = "",
 ) -> str:
@@ -39,6 +39,7 @@ def page(
         printed: the published table.
         sources: evidence by where it lies; the name heads its lines.
         rows: all claims, judged on the evidence to be reported.
+        unsaid: what settings are where records do not name them.
         deviations: Markdown that says what is not as printed.
         picture: file that shows the same.
     """
@@ -54,7 +55,7 @@ def page(
         "interval.\n\n",
         _table(printed, measured),
         *([f"\n![Accuracy over bit-width, published and ours]({picture})\n"] if picture else []),
-        *_scales(measured),
+        *_scales(measured, unsaid),
         *_order(printed, measured),
         *([f"\n## What is not as printed\n\n{deviations}\n"] if deviations else []),
         "\n## Does the print follow from itself?\n\n",
@@ -117,7 +118,7 @@ def _interval(delta: Interval) -> str:
     return f"{delta.estimate:.1f}{span}"
 
 
-def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
+def _scales(measured: Sequence[tuple[str, Measured]], unsaid: Mapping[str, object]) -> list[str]:
     """A line per source: what its scale means, its seeds and its settings."""
     lines = []
     for name, runs in measured:
@@ -125,7 +126,7 @@ def _scales(measured: Sequence[tuple[str, Measured]]) -> list[str]:
         seeds = len({record.seed for record in records})
         starts = mean_text(runs.evidence.values(runs.scale, FLOAT, str(FLOAT_BITS)).values())
         words = f"{REDUCED[runs.scale]}; {study}; {seeds} seed{'s' * (seeds > 1)}, FP32 starts {starts}"
-        lines.append(f"\n`{name}`: {words}; {settings_text(records, UNSAID)}.\n")
+        lines.append(f"\n`{name}`: {words}; {settings_text(records, unsaid)}.\n")
     if lines and not any(runs.scale in ("gpu", "paper") for _, runs in measured):
         lines.append("\nAt these scales a difference to the print is shown without a verdict.\n")
     if not lines:

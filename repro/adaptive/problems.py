@@ -121,9 +121,14 @@ def _cifar10(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatch
     train, test = (cifar10.load(split, context.data_root) for split in ("train", "test"))
     n, m = settings["train_images"], settings["test_images"]
     return (
-        Batches(train.images[:n], train.labels[:n], settings["batch"], context.device, part=part()),
+        Batches(train.images[:n], train.labels[:n], settings["batch"], context.device, part=part(), **_view(settings)),
         Batches(test.images[:m], test.labels[:m], TEST_BATCH, context.device, part=part()),
     )
+
+
+def _view(settings: Settings) -> dict[str, Any]:
+    """How training images are augmented, as `Batches` takes it."""
+    return {"padding": settings["crop_padding"], "flip": settings["flip"]}
 
 
 def _moving_cifar(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatches]:
@@ -187,7 +192,7 @@ def _cifar10_held_out(settings: Settings, context: Context) -> tuple[AnyBatches,
         tested = (test.images, test.labels)
     m = settings["test_images"]
     return (
-        Batches(images, labels, settings["batch"], context.device),
+        Batches(images, labels, settings["batch"], context.device, **_view(settings)),
         Batches(tested[0][:m], tested[1][:m], TEST_BATCH, context.device),
     )
 
@@ -197,8 +202,9 @@ RESNET18 = Network(("width", "stem_stride"), _resnet18)
 MOBILENETV2 = Network(("width_multiplier", "stem_stride"), _mobilenetv2)
 IMAGENET_RESNET18 = Network(("width", "stem_stride"), _imagenet_resnet18)
 FRAME_AVERAGED_RESNET18 = Network(("width", "stem_stride"), _frame_averaged_resnet18)
-CIFAR10 = Data(("train_images", "test_images"), ("cifar10",), 10, _cifar10)
-HELD_OUT_CIFAR10 = Data(("train_images", "test_images", "validation"), ("cifar10",), 10, _cifar10_held_out)
+AUGMENTED = ("crop_padding", "flip")
+CIFAR10 = Data(("train_images", "test_images", *AUGMENTED), ("cifar10",), 10, _cifar10)
+HELD_OUT_CIFAR10 = Data(("train_images", "test_images", *AUGMENTED, "validation"), ("cifar10",), 10, _cifar10_held_out)
 MOVING_CIFAR = Data(("train_images", "test_images", "frames"), ("cifar10",), 10, _moving_cifar)
 IMAGENET = Data(
     ("image_size", "classes"), ("imagenet",), 1000, _imagenet, by_hand="ImageNet, to be put under the data root by hand"

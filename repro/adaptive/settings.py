@@ -79,6 +79,10 @@ _ALL: tuple[Setting | Choice, ...] = (
     Setting("stem_stride", 1, 1, 4, "stride of the first convolution; 1 is the published network"),
     Setting("train_images", 50_000, 1, 50_000, "first training images used"),
     Setting("test_images", 10_000, 1, 10_000, "first test images used"),
+    Setting(
+        "crop_padding", 4, 0, 16, "black pixels around a training image, of which its size is cut", "0", unsaid=True
+    ),
+    Setting("flip", 0.5, 0, 1, "probability that a training image is mirrored", "0", unsaid=True),
     Setting("image_size", 224, 8, 1024, "pixels of a side that photographs and frames are cut to"),
     Setting("classes", 1000, 2, 100_000, "number of classes that must be there"),
     Setting("frames", 8, 1, 64, "frames of a clip, one of each segment", "16"),
@@ -88,10 +92,11 @@ _ALL: tuple[Setting | Choice, ...] = (
     Setting("momentum", 0.9, 0, 1, "SGD momentum"),
     Setting("weight_decay", 5e-4, 0, 1, "of all parameters but clip levels", "1e-4"),
     Setting("fp32_epochs", 200, 1, 1000, "epochs of the FP32 start"),
-    Setting("fp32_lr", 0.1, 0, 10, "peak learning rate of the FP32 start, cosine to 0"),
+    Setting("fp32_lr", 0.1, 0, 10, "peak learning rate of the FP32 start"),
+    Choice("schedule", ("cosine", "linear"), "course of all learning rates from their peaks to 0"),
     Setting("epochs", 200, 1, 1000, "quantized epochs per bit-width"),
-    Setting("lr", 0.05, 0, 10, "peak learning rate of what is not quantized, cosine to 0", ".1, .01"),
-    Setting("weight_lr", 0.05, 0, 10, "peak learning rate of quantized weights, cosine to 0", ".005"),
+    Setting("lr", 0.05, 0, 10, "peak learning rate of what is not quantized", ".1, .01"),
+    Setting("weight_lr", 0.05, 0, 10, "peak learning rate of quantized weights", ".005"),
     Setting("alpha_start", 2.0, 1e-3, 1e3, "clip level that training starts from", "8"),
     Setting("alpha_lr", 0.05, 0, 10, "peak learning rate of clip levels", ".1, .01"),
     Setting("alpha_weight_decay", 5e-4, 0, 1, "weight decay of clip levels", "0"),
@@ -153,7 +158,7 @@ ARTEFACT = "network.pt"
 """File that a trained unit leaves for those that start from it."""
 BEST_EPOCH = ("gpu", "paper")
 """Scales that report the best epoch, as the paper does; at the others the last one's accuracy is read."""
-START = ("batch", "momentum", "weight_decay", "fp32_epochs", "fp32_lr")
+START = ("batch", "momentum", "weight_decay", "fp32_epochs", "fp32_lr", "schedule")
 """Settings that the FP32 start depends on beside those of its network and data."""
 TRAINED = ("epochs", "lr", "weight_lr", "alpha_start", "alpha_lr", "alpha_weight_decay", "realign_in_graph")
 """Settings of quantized training, beside those of its start."""
@@ -193,6 +198,15 @@ def of_unit(settings: Mapping[str, Scalar], names: Iterable[str]) -> dict[str, S
     return {
         name: settings[name] for name, kind in kinds.items() if not (kind.unsaid and settings[name] == kind.default)
     }
+
+
+def left_out(problem: Iterable[str]) -> dict[str, Scalar]:
+    """What records of a problem with these settings leave out where it is just this.
+
+    >>> left_out(["width", "flip"])["flip"], "crop_padding" in left_out(["width"])
+    (0.5, False)
+    """
+    return {name: UNSAID[name] for name in (*problem, *COMMON) if name in UNSAID}
 
 
 def check(settings: Mapping[str, Scalar]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from repro.adaptive.claims import Measured
 from repro.adaptive.methods import methods
 from repro.adaptive.problems import StandIn
-from repro.adaptive.settings import UNSAID
+from repro.adaptive.settings import left_out
 from repro.evidence.claims import STAND_IN, Row
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import mean_sd
@@ -81,6 +81,6 @@ def _section(title: str, name: str, runs: Measured, stand_in: StandIn) -> str:
     return (
         f"\n## Stand-in, {f'{name} {runs.scale}'.strip()}: {stand_in.words}\n\n"
         f"Not {title}, and no evidence for it: other data stand in, to prove that the pipeline runs. Top-1 accuracy in "
-        f"percent. {settings_text(runs.records, UNSAID)}.\n\n"
+        f"percent. {settings_text(runs.records, left_out(stand_in.problem.settings))}.\n\n"
         f"{markdown_table(header, lines, 'l' + 'r' * len(runs.printed.bits))}"
     )

@@ -29,6 +29,7 @@ from repro.adaptive.settings import (
     TESTED,
     TRAINED,
     check,
+    left_out,
     of_unit,
 )
 from repro.evidence.claims import STAND_IN, Row
@@ -106,8 +107,8 @@ class AdaptiveTable:
     def _units_of_seed(
         self, scale: str, seed: int, settings: Mapping[str, Scalar], rows: Sequence[Method]
     ) -> list[Unit]:
-        float_settings = {name: settings[name] for name in (*self.problem_at(scale).settings, *START)}
-        start = Unit(self.name, scale, FLOAT, seed, float_settings, NUMERICS)
+        of_start = of_unit(settings, (*self.problem_at(scale).settings, *START))
+        start = Unit(self.name, scale, FLOAT, seed, of_start, NUMERICS)
         units = {FLOAT: start}
         for method in rows:
             for name, _ in method.units():
@@ -138,7 +139,8 @@ class AdaptiveTable:
         own = {name: stand_in.proper(evidence, self.stand_ins) for name, evidence in sources.items()}
         claimed = [row for row in rows if row.claim != STAND_IN]
         _, _, deviations = (self.doc or "").partition("\n\n")
-        page = layout.page(self.title, self.published, own, claimed, deviations.strip(), picture)
+        unsaid = left_out(self.problem.settings)
+        page = layout.page(self.title, self.published, own, claimed, unsaid, deviations.strip(), picture)
         return page + stand_in.sections(self.title, self.published, sources, self.stand_ins)
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:

@@ -15,19 +15,21 @@ from repro.training.streams import stream
 
 CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD = (0.2470, 0.2435, 0.2616)
-PADDING = 4
+PADDING, FLIP = 4, 0.5
 
 
-def crop_and_flip(images: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Random crop after padding by 4 with black, and horizontal flip with probability 1/2.
+def crop_and_flip(
+    images: np.ndarray, generator: np.random.Generator, padding: int = PADDING, flip: float = FLIP
+) -> np.ndarray:
+    """Random crop of the old size after padding with black pixels, and horizontal flip with probability `flip`.
 
     Shapes: (N, C, H, W) in, the same out; any dtype. Source: usual for CIFAR-10; paper B does not say.
     """
     n, _, height, width = images.shape
-    padded = np.pad(images, ((0, 0), (0, 0), (PADDING, PADDING), (PADDING, PADDING)))
+    padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
-    top, left = generator.integers(0, 2 * PADDING + 1, size=(2, n))
-    flipped = generator.random(n) < 0.5
+    top, left = generator.integers(0, 2 * padding + 1, size=(2, n))
+    flipped = generator.random(n) < flip
     crops = windows[np.arange(n), :, top, left]
     crops[flipped] = crops[flipped, :, :, ::-1]
     return crops
@@ -74,6 +76,7 @@ class Batches:
         labels: integers (N,).
         batch: images in a batch over all processes; a training epoch drops the incomplete last one.
         part: this process and how many there are; each gets its part of every batch.
+        padding, flip: of the augmentation, see `crop_and_flip`.
     """
 
     images: np.ndarray
@@ -83,6 +86,8 @@ class Batches:
     mean: tuple[float, ...] = CIFAR10_MEAN
     std: tuple[float, ...] = CIFAR10_STD
     part: Part = WHOLE
+    padding: int = PADDING
+    flip: float = FLIP
 
     @property
     def size(self) -> int:
@@ -102,7 +107,8 @@ class Batches:
         mine = bounds(self.batch, self.part)
         for index in range(first, len(self)):
             chosen = order[index * self.batch : (index + 1) * self.batch]
-            images = crop_and_flip(self.images[chosen], stream(seed, "augmentation", epoch * len(self) + index))
+            draws = stream(seed, "augmentation", epoch * len(self) + index)
+            images = crop_and_flip(self.images[chosen], draws, self.padding, self.flip)
             yield self._tensors(images[mine], self.labels[chosen[mine]])
 
     def plain(self, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:

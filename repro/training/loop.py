@@ -1,11 +1,11 @@
-"""The training loop: cosine schedule, checkpoints that survive a kill, and a resume that ends with the same numbers."""
+"""The training loop: schedules, checkpoints that survive a kill, and a resume that ends with the same numbers."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -65,6 +65,21 @@ def cosine(step: int, steps: int, warmup: int = 0) -> float:
     return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
 
 
+def linear(step: int, steps: int, warmup: int = 0) -> float:
+    """Learning-rate factor: `step / warmup` before step `warmup`, then a straight line from 1 to 0.
+
+    >>> linear(0, 10), linear(5, 10), linear(10, 10), linear(1, 12, warmup=2)
+    (1.0, 0.5, 0.0, 0.5)
+    """
+    if step < warmup:
+        return step / warmup
+    return 1 - (step - warmup) / max(1, steps - warmup)
+
+
+SCHEDULES: Mapping[str, Callable[[int, int, int], float]] = {"cosine": cosine, "linear": linear}
+"""Learning-rate factors by name: of a step, the number of steps and of those that warm up."""
+
+
 def save(state: object, path: Path) -> None:
     """`torch.save` that leaves the old file or the new one, never half of one; of several processes one writes."""
     if not distributed.leads():
@@ -86,11 +101,12 @@ class Training:
     """A network in training: everything that a checkpoint holds.
 
     Args:
-        network, optimizer: trained in place; the optimizer's learning rates are the peaks of a cosine schedule.
+        network, optimizer: trained in place; the optimizer's learning rates are the peaks of its schedule.
         batches: training data; `seed` keys its order and augmentation.
         epochs: length of the schedule, of which the first `warmup` steps let the learning rate rise from 0.
         checkpoint: file that the state is kept in; an existing one is resumed from.
         keep_best: whether the network ends as it was after its best epoch, and not as after the last.
+        schedule: one of `SCHEDULES`.
     """
 
     def __init__(
@@ -104,6 +120,7 @@ class Training:
         checkpoint: Path,
         warmup: int = 0,
         keep_best: bool = False,
+        schedule: str = "cosine",
     ) -> None:
         self.network, self.optimizer, self.batches = network, optimizer, batches
         self.seed, self.epochs, self.checkpoint = seed, epochs, checkpoint
@@ -113,9 +130,10 @@ class Training:
         self.best_network: dict[str, Tensor] | None = None
         if not len(batches):
             raise UsageError(f"batch={batches.batch}: give at most the {batches.size} training images that there are")
-        steps = self.steps = epochs * len(batches)
+        steps, factor = epochs * len(batches), SCHEDULES[schedule]
+        self.steps = steps
         # Not by self.steps: in a cycle with its schedule, a finished training would keep its images in memory.
-        self.schedule = LambdaLR(optimizer, lambda step: cosine(step, steps, warmup))
+        self.schedule = LambdaLR(optimizer, lambda step: factor(step, steps, warmup))
         if checkpoint.exists():
             self._restore(load(checkpoint))
 

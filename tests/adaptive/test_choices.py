@@ -12,7 +12,7 @@ from repro import contest, identification, targets
 from repro.adaptive import experiment, joint, table
 from repro.adaptive.joint import JointStep
 from repro.adaptive.methods import BITS, METHODS
-from repro.adaptive.problems import CIFAR10, MOBILENETV2, RESNET18, Problem
+from repro.adaptive.problems import CIFAR10, HELD_OUT_CIFAR10, MOBILENETV2, RESNET18, Data, Problem
 from repro.adaptive.settings import SETTINGS, UNSAID, Choice, with_defaults
 from repro.datasets import cifar10
 from repro.errors import UsageError
@@ -21,10 +21,12 @@ from repro.networks.resnet import ResNet18
 from repro.quantizers import PACT, SwitchablePACT
 from repro.quantizers.schemes import UnitWeight
 from repro.targets import Context, planned
+from repro.training.loop import SCHEDULES
 from tests.datasets import made_up
 
 CHOICES = {name: kind for name, kind in SETTINGS.items() if isinstance(kind, Choice)}
 OTHER = {name: kind.options[1] for name, kind in CHOICES.items()}
+ALPHA = {"alpha_images": "64"}
 SMALL = {"width": 8, "width_multiplier": 0.1, "stem_stride": 2}
 PROBLEMS = {"resnet18": Problem(RESNET18, CIFAR10), "mobilenetv2": Problem(MOBILENETV2, CIFAR10)}
 IMAGES, LABELS = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(4)
@@ -41,6 +43,7 @@ def test_what_records_leave_out_is_what_they_were_made_with() -> None:
     assert UNSAID == {
         "weights": "nested", "ends": "float", "identity": "quantized", "clip": "usual", "entropy": "mean",
         "distance": "mean", "lambda_start": 0.0, "swap_end": 1.0, "alpha_lr_low": None, "alpha_weight_decay_low": None,
+        "crop_padding": 4, "flip": 0.5, "schedule": "cosine",
     }  # fmt: skip
     assert (table.NUMERICS, contest.NUMERICS, identification.NUMERICS) == (1, 1, 1)
 
@@ -55,9 +58,10 @@ def test_a_unit_keeps_the_choices_that_change_it_where_they_are_not_ours() -> No
 
     assert not any(chosen().values())
     changed = chosen(**OTHER)
-    structure = {"weights": "nearest", "ends": "8_bit", "identity": "float"}
+    start = {"schedule": "linear"}
+    structure = start | {"weights": "nearest", "ends": "8_bit", "identity": "float"}
     clip = {"clip": "shared"}
-    assert changed["fp32"] == {}
+    assert changed["fp32"] == start
     for name in ("individual_2", "dq32", "dq8_bn_calib", "joint", "adabits", "joint_bn_calib"):
         assert changed[name] == structure
     assert changed["any_precision"] == structure  # whose clip levels are shared anyway
@@ -206,6 +210,31 @@ def test_a_summed_entropy_weighs_as_much_as_the_batch_is_large(monkeypatch: pyte
         network = experiment.quantized(ResNet18(width=8, stem_stride=2), recipe, settings)
         JointStep(network, BITS, recipe, settings, steps=2, seed=0)(IMAGES, LABELS, 1)
     assert seen == {"mean": [0.4] * 3, "sum": [0.1] * 3}
+
+
+@pytest.mark.parametrize("data", [CIFAR10, HELD_OUT_CIFAR10])
+def test_images_are_cropped_and_mirrored_as_chosen(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "load", made_up.cifar10(train=6000))
+    for chosen in ({}, {"crop_padding": 0, "flip": 0.0}):
+        settings = with_defaults(batch=16, **chosen)
+        train, _ = data.open(settings, Context(Path()))
+        assert (train.padding, train.flip) == (settings["crop_padding"], settings["flip"])
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_rates_take_the_course_chosen(schedule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "load", made_up.cifar10())
+    seen: list[float] = []
+    rates = torch.optim.Optimizer.zero_grad
+    monkeypatch.setattr(
+        torch.optim.SGD,
+        "zero_grad",
+        lambda self, **how: (seen.append(self.param_groups[0]["lr"]), rates(self, **how))[1],
+    )
+    tiny = {"train_images": "64", "test_images": "20", "batch": "16", "fp32_epochs": "1", "fp32_lr": ".5"}
+    start, *_ = planned(targets.get("table1"), "smoke", 1, {**tiny, "schedule": schedule, "bn_images": "64"} | ALPHA)
+    targets.get("table1").run(start, Context(tmp_path))
+    assert seen == pytest.approx([0.5 * SCHEDULES[schedule](step, 4, 0) for step in range(4)])
 
 
 @pytest.mark.parametrize("table", ["table1", "table2"])

@@ -194,6 +194,14 @@ def test_patterns_are_judged_on_ours() -> None:
     assert found["individual_loses_most_at_2"].verdict == "holds"
 
 
+def test_no_pattern_is_judged_on_smoke() -> None:
+    smoke = replace(kept(), records=tuple(replace(record, scale="smoke") for record in kept().records))
+    found = [r for r in rows(table("table1"), smoke, "cpu") if r.scale == "smoke"]
+    assert {r.kind for r in found} == {"number"}
+    assert {r.verdict for r in found} == {""}
+    assert any(r.ours == pytest.approx(90.1) for r in found)
+
+
 def test_last_epoch_at_reduced_scale_and_the_papers_rule_at_full_scale() -> None:
     found = kept()
     assert Measured(table("table1"), found, "cpu").accuracy("individual", 8)[0] == 90.0

@@ -54,6 +54,15 @@ def test_what_is_not_recorded_says_so_and_of_ours_is_left_out() -> None:
     assert METHODS["selected"].title not in {axes.get_title("left").replace("\n", " ") for axes in figure.axes}
 
 
+def test_smoke_is_drawn_only_where_nothing_else_is() -> None:
+    target, cpu = get("table1"), kept()
+    smoke = tuple(replace(record, scale="smoke") for record in cpu.records)
+    for records, scale in ((smoke, "smoke"), (cpu.records + smoke, "cpu")):
+        figure = picture.picture(target.title, target.published, replace(cpu, records=records))
+        labels = {line.get_label() for axes in figure.axes for line in axes.lines}
+        assert {f"Individual, {scale} scale"} == {label for label in labels if label.startswith("Individual")}
+
+
 def test_a_table_without_records_has_no_picture(tmp_path) -> None:
     target = get("table4")
     assert {path.suffix for path in target.render(evidence(target), tmp_path)} == {".csv", ".md"}

@@ -1,5 +1,7 @@
 """Streams and batches: what a key decides, and what it must not depend on."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -48,6 +50,21 @@ def test_crops_are_windows_of_the_padded_image() -> None:
     assert crops.shape == (200, 1, 32, 32)
     assert {crop[0].tobytes() for crop in crops} <= windows
     assert len({crop[0].tobytes() for crop in crops}) > 50
+
+
+def test_what_is_neither_padded_nor_mirrored_is_as_it_was() -> None:
+    images = batches().images
+    for flip, expected in ((0.0, images), (1.0, images[..., ::-1])):
+        np.testing.assert_array_equal(crop_and_flip(images, np.random.default_rng(0), padding=0, flip=flip), expected)
+
+
+def test_how_images_are_augmented_leaves_their_order_alone() -> None:
+    plain = replace(batches(), padding=0, flip=0.0)
+    for (x, y), (x2, y2) in zip(batches().training(0, 0), plain.training(0, 0), strict=True):
+        assert torch.equal(y, y2)
+        assert not torch.equal(x, x2)
+        (shown,) = replace(plain, images=plain.images[y2], labels=plain.labels[y2]).plain()
+        assert torch.equal(x2, shown[0])
 
 
 def test_plain_batches_keep_order_and_the_rest() -> None:
