@@ -394,10 +394,47 @@ def test_sums_of_one_grid_are_three_numbers_and_nothing_behind_them(
     assert (memory != 7).tolist() == [True] * 3 + [False] * 9
 
 
-def test_of_a_large_tensor_threads_take_several_blocks_at_once() -> None:
-    claim = 5  # its place among the slots from `columns` on
-    for elements, blocks in ((2**24, 4), (2**20, 1)):
-        assert np.frombuffer(cpu._split(1, 1, elements).fields, np.int64)[claim] == blocks
+class TestDivision:
+    """How elements [outer, channels, inner] are divided among grids and blocks."""
+
+    @pytest.mark.parametrize(
+        ("outer", "channels", "inner", "expected"),
+        [
+            (2, 2, cpu.SHORTEST_RUN - 1, True),
+            (2, 2, cpu.SHORTEST_RUN, False),
+            (1, 2, 1, False),
+            (2, 1, 1, False),
+            (0, 2, 2, False),
+            (2, 2, 0, False),
+        ],
+    )
+    def test_short_runs_of_several_channels_in_several_rows_are_spread(
+        self, outer: int, channels: int, inner: int, expected: bool
+    ) -> None:
+        assert cpu._split(outer, channels, inner).spread == expected
+
+    @pytest.mark.parametrize(
+        ("shape", "expected"),
+        [
+            # columns, length, block, blocks of a length, blocks, claim, sums before a channel, channels, sums behind it
+            ((1, 1, 100_000), (1, 100_000, 16384, 7, 7, 1, 1, 1, 7)),
+            ((1, 1, 2**20), (1, 2**20, 16384, 64, 64, 1, 1, 1, 64)),
+            ((1, 1, 2**24), (1, 2**24, 16384, 1024, 1024, 4, 1, 1, 1024)),
+            ((8, 3, 20_000), (3, 20_000, 16384, 2, 48, 1, 8, 3, 2)),
+            ((8, 3, 1_000), (3, 1_000, 16384, 1, 24, 16, 8, 3, 1)),
+            ((2, 4, 2), (16, 16, 16384, 1, 1, 1024, 2, 4, 2)),
+            ((1_000, 16, 9), (288, 144_000, 288 * 57, 9, 9, 1, 18, 16, 9)),
+            ((2**20, 16, 1), (256, 2**24, 256 * 1024, 64, 64, 1, 1024, 16, 1)),
+        ],
+    )
+    def test_by_hand(self, shape: tuple[int, int, int], expected: tuple[int, ...]) -> None:
+        """Blocks have 16384 elements or a little more, but of rows there are no more than 64 of them; of 1024 and more
+        blocks a 256th is taken at once, and of shorter ones as many as have as many elements."""
+        split = cpu._split(*shape)
+        assert tuple(np.frombuffer(split.fields, np.int64)) == expected
+        columns, *_, before, channels, behind = expected
+        assert split.partial == 3 * before * channels * behind
+        assert (split.repeats, split.blocks) == (columns // (shape[1] * shape[2]) if split.spread else 1, expected[4])
 
 
 @pytest.mark.usefixtures("two_threads")
