@@ -1,9 +1,9 @@
-"""`python -m tests.mutation`: does a test fail for every mutant of the CPU kernels?
+"""`python -m tests.mutation`: does a test fail for every mutant of the fused kernels?
 
 Each mutant takes the place of its module in a process of its own, forked from one in which all else is imported, and
-the tests of the backends run there until one fails. The outcome is `tests/mutation/<module>.json`; running again judges
-what is left or has survived, and everything where the module has changed. `equivalent.toml` lists, with the reason,
-mutants that compute the same.
+the tests of the backends run there until one fails, for CUDA those in Triton's interpreter and of the machine code. The
+outcome is `tests/mutation/<module>.json`; running again judges what is left or has survived, and everything where the
+module has changed. `equivalent.toml` lists, with the reason, mutants that compute the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ import torch
 from tests.mutation.mutants import Mutant, mutants
 
 FOLDER = Path(__file__).parent
-MODULES = {"loops": "backends.fused.loops", "cpu": "backends.fused.cpu"}
+MODULES = {name: f"backends.fused.{name}" for name in ("loops", "cpu", "curves", "threads", "cuda")}
 TESTS = ["test_forward.py", "test_backward.py", "test_scalers.py", "test_fused_cpu.py", "test_properties.py"]
 FIRST = {
     "test_scalers.py": (
@@ -43,7 +43,24 @@ FIRST = {
         "multiplier",
         "_constants",
     ),
-    "test_fused_cpu.py": ("_sin_pi", "_tanh", "_arctanh", "_rational", "_polynomial"),
+    "test_fused_cpu.py": (
+        "_sin_pi",
+        "_tanh",
+        "_arctanh",
+        "_rational",
+        "_polynomial",
+        "_split",
+        "_FUNCTIONS",
+        "Quotient",
+        "quotient",
+        "_fit",
+        "_values",
+        "run",
+        "team_size",
+        "_entry",
+        "_mark_forked",
+        "_forked",
+    ),
     "test_backward.py": (
         "_clip",
         "_backward_one",
@@ -55,6 +72,7 @@ FIRST = {
     ),
 }
 """The tests that know a function best; for all others it is the order above."""
+OF_CUDA = ["test_fused_cuda.py"]
 CHOSEN = "fused and not cuda and not Processes and not many_elements"
 """Without the tests that start processes or take long: they tell apart no mutant that the others do not, or it shows as
 one that has survived."""
@@ -123,17 +141,19 @@ def trials(module: str, todo: list[Mutant], workers: int, seconds: float) -> Ite
 
 def _run_tests(module: str, mutant: Mutant, writer: int) -> None:
     """In the child: put the mutant in the place of the module, run the tests, say which one failed, and end."""
-    with tempfile.TemporaryDirectory() as cache, Path(os.devnull).open("w") as silence:
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as silence:
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)
-        os.environ["NUMBA_CACHE_DIR"] = cache  # the original's compiled loops lie in the usual one
+        if module == MODULES["loops"]:  # the original's compiled loops lie in the usual cache
+            os.environ["NUMBA_CACHE_DIR"] = folder
         torch.set_num_threads(1)
         first = FirstFailure()
         try:
-            _load(module, mutant.source)
-            order = sorted(TESTS, key=lambda name: mutant.function not in FIRST.get(name, ()))
+            _load(module, mutant.source, Path(folder, "mutant.py"))
+            cuda = module == MODULES["cuda"]
+            order = OF_CUDA if cuda else sorted(TESTS, key=lambda name: mutant.function not in FIRST.get(name, ()))
             paths = [f"tests/backends/{name}" for name in order]
-            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", CHOSEN]
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-k", "" if cuda else CHOSEN]
             code = pytest.main([*paths, *options], plugins=[first])
             said = PASSED if code == 0 else first.name or "an import"
         except BaseException as error:  # whatever it is, the mutant did it
@@ -142,17 +162,17 @@ def _run_tests(module: str, mutant: Mutant, writer: int) -> None:
     os._exit(0)
 
 
-def _load(name: str, source: str) -> None:
-    """Import a module of the fused backend from this source, and all others of it anew."""
+def _load(name: str, source: str, file: Path) -> None:
+    """Import a module of the fused backend from this source, kept in the file, and all others of it anew."""
     import numba
 
     numba.config.reload_config()
-    file = sys.modules[name].__file__
+    file.write_text(source)
     for known in [known for known in sys.modules if known.startswith("backends.fused")]:
         del sys.modules[known]
     package, _, short = name.rpartition(".")
     module = ModuleType(name)
-    module.__file__ = file
+    module.__file__ = str(file)
     setattr(import_module(package), short, module)
     sys.modules[name] = module
     exec(compile(source, str(file), "exec"), vars(module))
