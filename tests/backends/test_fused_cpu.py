@@ -493,6 +493,12 @@ class TestThreads:
         assert same_bits(run(), on_two)
         assert torch.equal(on_two[0], eager.forward(x, step, -1.0, 1.0, axis=axis))
 
+    def test_a_forked_process_has_no_other_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert threads.team_size() == 2
+        monkeypatch.setattr(threads, "_forked", False)  # to be put back
+        threads._mark_forked()
+        assert threads.team_size() == 1
+
     def test_without_the_runtime_one_thread_computes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(threads, "_enter_team", None)
         x, _ = data(LARGE)
