@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from repro import status, workspace
 from repro.errors import ReproError
+from repro.evidence.claims import SMOKE
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.records import Record
@@ -28,7 +29,7 @@ def accept(places: Places, target: Target, say: Callable[[str], None], scale: st
     if damaged := committed.read(target.name)[1]:
         raise ReproError(f"{damaged[0]}; {damaged[0].remedy}")
     here, there = gather(target, local), gather(target, committed)
-    scales = [scale] if scale else [each for each in target.scales if each != "smoke" and _current(here, each)]
+    scales = [scale] if scale else [each for each in target.scales if each != SMOKE and _current(here, each)]
     moved = {each: _current(here, each) for each in scales}
     if scale and not (moved[scale] or _current(there, scale)):
         remedy = f"python -m repro {target.name} --scale {scale}"

@@ -38,7 +38,7 @@ from pathlib import Path
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import BITS, FLOAT, FLOAT_BITS, METHODS, Method, Recipe
 from repro.adaptive.problems import HELD_OUT_CIFAR10, RESNET18, Problem
-from repro.adaptive.settings import ARTEFACT, SETTINGS, START, Setting, check, left_out, of_unit
+from repro.adaptive.settings import ARTEFACT, COMMON, SETTINGS, START, Setting, check, left_out, of_unit
 from repro.adaptive.table import of_method, own_settings
 from repro.evidence.claims import Contrast, Row, judge_interval
 from repro.evidence.collection import Evidence
@@ -290,7 +290,7 @@ def _section(name: str, evidence: Evidence, scale: str) -> str:
         f"{_less(evidence, scale, 'selected', sorted(ANSWERS))}"
         f"`{scale}`: {REDUCED[scale]}; {evidence.study(scale)}; accuracies on {where}; seeds by processor: "
         f"{', '.join(f'{cpu} {n}' for cpu, n in sorted(processors.items()))}; "
-        f"{settings_text(records, left_out(PROBLEM.settings))}.\n"
+        f"{settings_text(records, left_out((*PROBLEM.settings, *COMMON)))}.\n"
     )
 
 

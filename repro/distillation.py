@@ -24,7 +24,7 @@ from typing import Any
 from repro.adaptive.layout import REDUCED
 from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS
 from repro.adaptive.problems import CIFAR10, RESNET18, Problem
-from repro.adaptive.settings import ARTEFACT, START, TRAINED, Setting, check, of_unit, with_defaults
+from repro.adaptive.settings import ARTEFACT, START, TRAINED, Setting, check, left_out, of_unit, with_defaults
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
 from repro.evidence.patterns import pattern_rows, pattern_table
@@ -152,7 +152,7 @@ def _runs(name: str, evidence: Evidence, scale: str) -> str:
         (
             f"## Runs: {name}\n",
             markdown_table(header, lines, "l" + "r" * (len(seeds) + 1)),
-            f"`{scale}`: {REDUCED[scale]}; {settings_text(evidence.at(scale))}.\n",
+            f"`{scale}`: {REDUCED[scale]}; {settings_text(evidence.at(scale), left_out((*_START, *TRAINED)))}.\n",
         )
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from repro import crew, datasets, hardware, progress, runner, targets
 from repro.errors import ReproError, UsageError, suggestion
+from repro.evidence.claims import SMOKE
 from repro.evidence.collection import Evidence
 from repro.evidence.files import write_text
 from repro.evidence.preregistration import preregistered
@@ -178,7 +179,7 @@ def _data(target: Target, unit: Unit) -> Mapping[str, Mapping[str, int]]:
 def _plan(target: Target, request: Request, places: Places) -> runner.Plan:
     """What to run; `smoke` proves the pipeline where it runs, so that no committed record stands for it."""
     asked = units(target, request) if request.scale else []
-    elsewhere = [] if request.scale == "smoke" else [places.committed(target)]
+    elsewhere = [] if request.scale == SMOKE else [places.committed(target)]
     return runner.plan(target, asked, _setup(target, request, places), elsewhere, request.shard)
 
 

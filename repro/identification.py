@@ -35,8 +35,8 @@ from repro.adaptive.settings import (
     STRUCTURE,
     TESTED,
     TRAINED,
-    UNSAID,
     check,
+    left_out,
     of_unit,
     with_defaults,
 )
@@ -272,7 +272,7 @@ def _ranking(name: str, evidence: Evidence, scale: str) -> str:
             continue
         seeds = len({record.seed for record in records})
         words = f"{REDUCED[scale]}; {evidence.study(scale)}; {seeds} seed{'s' * (seeds > 1)}"
-        chosen = settings_text(records, {choice: UNSAID[choice] for choice in STRUCTURE})
+        chosen = settings_text(records, left_out((*PROBLEMS[table_name].settings, *START, *STRUCTURE)))
         parts.append(f"`{scale}`, {table_name}: {words}; {chosen}.\n")
     return "\n".join(parts)
 

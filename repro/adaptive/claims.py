@@ -168,10 +168,7 @@ class Measured:
         return self.accuracy(method, int(column))
 
     def rows(self) -> list[Row]:
-        """Every cell and each Delta_B, of rows that are ours too, and the patterns as far as they can be judged.
-
-        `smoke` proves the pipeline, and no pattern is judged on it.
-        """
+        """Every cell and each Delta_B, of rows that are ours too, and the patterns as far as they can be judged."""
         cells, methods = printed_cells(self.printed), (*self.printed.methods, *self._ours())
         rows = [
             self._number(
@@ -185,8 +182,7 @@ class Measured:
             for method in methods
             if method != INDIVIDUAL
         ]
-        judged = patterns(self.evidence.preregistered) if self.scale != "smoke" else []
-        return rows + [self._pattern(pattern) for pattern in judged]
+        return rows + [self._pattern(pattern) for pattern in patterns(self.evidence.preregistered)]
 
     def _ours(self) -> list[str]:
         """The rows that are ours and planned at this scale: nothing is printed of them."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
 from repro.adaptive.methods import FLOAT, FLOAT_BITS, INDIVIDUAL, METHODS, Method, methods
-from repro.evidence.claims import Row
+from repro.evidence.claims import SMOKE, Row
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import Interval, rank_agreement
 from repro.evidence.patterns import pattern_table
@@ -139,6 +139,8 @@ def _order(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) ->
     theirs = {method: float(printed.delta_b(method)) for method in printed.methods if method != INDIVIDUAL}
     lines = []
     for name, runs in measured:
+        if runs.scale == SMOKE:
+            continue
         found = {method: runs.delta_b(method) for method in theirs}
         rho = rank_agreement({method: delta.estimate for method, delta in found.items() if delta}, theirs)
         if rho:
@@ -219,7 +221,7 @@ def _third_party(printed: PublishedTable) -> list[str]:
 
 def _patterns(rows: Sequence[Row], printed: PublishedTable, evidence: Evidence) -> list[str]:
     """Each pattern on the print and at every scale."""
-    judged = [row for row in rows if row.kind == "pattern"]
+    judged = [row for row in rows if row.kind == "pattern" and row.scale != SMOKE]
     if not judged:
         return []
     together = sorted(judged, key=lambda row: [r.claim for r in judged].index(row.claim))

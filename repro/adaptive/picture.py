@@ -26,14 +26,9 @@ COLUMNS = 4
 
 def draw(title: str, printed: PublishedTable, evidence: Evidence, stem: Path) -> list[Path]:
     """Write the picture of a table as PNG and SVG, and return their paths."""
-    records = [record for scale in _drawn(evidence) for record in evidence.at(scale)]
+    records = [record for scale in evidence.scales for record in evidence.at(scale)]
     mark = fingerprint(renderer=RENDERER, records=records, published=["tables"])
     return save_figure(picture(title, printed, evidence), stem, mark)
-
-
-def _drawn(evidence: Evidence) -> tuple[str, ...]:
-    """Scales with records; `smoke` only where there is no other."""
-    return tuple(scale for scale in evidence.scales if scale != "smoke") or evidence.scales
 
 
 def picture(title: str, printed: PublishedTable, evidence: Evidence) -> Figure:
@@ -45,7 +40,7 @@ def picture(title: str, printed: PublishedTable, evidence: Evidence) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    sources = [Measured(printed, evidence, scale) for scale in _drawn(evidence)]
+    sources = [Measured(printed, evidence, scale) for scale in evidence.scales]
     own = [m for m, method in METHODS.items() if method.origin and any(_curve(source, m)[0] for source in sources)]
     methods = [*printed.methods, *own]
     rows = -(-len(methods) // COLUMNS)

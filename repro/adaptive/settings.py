@@ -80,7 +80,13 @@ _ALL: tuple[Setting | Choice, ...] = (
     Setting("train_images", 50_000, 1, 50_000, "first training images used"),
     Setting("test_images", 10_000, 1, 10_000, "first test images used"),
     Setting(
-        "crop_padding", 4, 0, 16, "black pixels around a training image, of which its size is cut", "0", unsaid=True
+        "crop_padding",
+        4,
+        0,
+        16,
+        "black pixels at each side of a training image, before its size is cut out",
+        "0",
+        unsaid=True,
     ),
     Setting("flip", 0.5, 0, 1, "probability that a training image is mirrored", "0", unsaid=True),
     Setting("image_size", 224, 8, 1024, "pixels of a side that photographs and frames are cut to"),
@@ -200,13 +206,13 @@ def of_unit(settings: Mapping[str, Scalar], names: Iterable[str]) -> dict[str, S
     }
 
 
-def left_out(problem: Iterable[str]) -> dict[str, Scalar]:
-    """What records of a problem with these settings leave out where it is just this.
+def left_out(names: Iterable[str]) -> dict[str, Scalar]:
+    """Of these settings those that records leave out where they are just this.
 
-    >>> left_out(["width", "flip"])["flip"], "crop_padding" in left_out(["width"])
-    (0.5, False)
+    >>> left_out(["width", "flip"])
+    {'flip': 0.5}
     """
-    return {name: UNSAID[name] for name in (*problem, *COMMON) if name in UNSAID}
+    return {name: UNSAID[name] for name in names if name in UNSAID}
 
 
 def check(settings: Mapping[str, Scalar]) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 from repro.adaptive.claims import Measured
 from repro.adaptive.methods import methods
 from repro.adaptive.problems import StandIn
-from repro.adaptive.settings import left_out
+from repro.adaptive.settings import COMMON, left_out
 from repro.evidence.claims import STAND_IN, Row
 from repro.evidence.collection import Evidence
 from repro.evidence.intervals import mean_sd
@@ -21,12 +20,7 @@ StandIns = Mapping[str, StandIn]
 
 def proper(evidence: Evidence, stand_ins: StandIns) -> Evidence:
     """The evidence without the scales that run on stand-in data."""
-    return replace(
-        evidence,
-        wanted=tuple(wanted for wanted in evidence.wanted if wanted.scale not in stand_ins),
-        records=tuple(record for record in evidence.records if record.scale not in stand_ins),
-        others=tuple(record for record in evidence.others if record.scale not in stand_ins),
-    )
+    return evidence.where(lambda scale: scale not in stand_ins)
 
 
 def rows(printed: PublishedTable, evidence: Evidence, stand_ins: StandIns) -> list[Row]:
@@ -81,6 +75,6 @@ def _section(title: str, name: str, runs: Measured, stand_in: StandIn) -> str:
     return (
         f"\n## Stand-in, {f'{name} {runs.scale}'.strip()}: {stand_in.words}\n\n"
         f"Not {title}, and no evidence for it: other data stand in, to prove that the pipeline runs. Top-1 accuracy in "
-        f"percent. {settings_text(runs.records, left_out(stand_in.problem.settings))}.\n\n"
+        f"percent. {settings_text(runs.records, left_out((*stand_in.problem.settings, *COMMON)))}.\n\n"
         f"{markdown_table(header, lines, 'l' + 'r' * len(runs.printed.bits))}"
     )

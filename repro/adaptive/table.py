@@ -135,17 +135,21 @@ class AdaptiveTable:
             return row
         return replace(row, reason=f"data: {self.problem.data.by_hand}")
 
+    def _shown(self, evidence: Evidence) -> Evidence:
+        """What is put beside the print."""
+        return stand_in.proper(evidence, self.stand_ins).beyond_smoke()
+
     def _page(self, sources: Mapping[str, Evidence], rows: list[Row], picture: str = "") -> str:
-        own = {name: stand_in.proper(evidence, self.stand_ins) for name, evidence in sources.items()}
+        own = {name: self._shown(evidence) for name, evidence in sources.items()}
         claimed = [row for row in rows if row.claim != STAND_IN]
         _, _, deviations = (self.doc or "").partition("\n\n")
-        unsaid = left_out(self.problem.settings)
+        unsaid = left_out((*self.problem.settings, *COMMON))
         page = layout.page(self.title, self.published, own, claimed, unsaid, deviations.strip(), picture)
         return page + stand_in.sections(self.title, self.published, sources, self.stand_ins)
 
     def render(self, evidence: Evidence, folder: Path) -> list[Path]:
         rows = self.rows(evidence)
-        own = stand_in.proper(evidence, self.stand_ins)
+        own = self._shown(evidence)
         page = self._page({"": evidence}, rows, f"{self.name}.png" if own.records else "")
         paths = write_page(self.name, rows, page, folder)
         return paths + (picture.draw(self.title, self.published, own, folder / self.name) if own.records else [])

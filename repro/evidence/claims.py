@@ -25,7 +25,10 @@ STATES: tuple[State, ...] = get_args(State)
 MISSING = ("data", "compute", "not built")
 """What the reason of a `missing` state begins with."""
 
-RUN_SCALES = ("smoke", "cpu", "gpu", "paper")
+SMOKE = "smoke"
+"""The scale that proves the pipeline where it runs: its numbers are no evidence, and nothing is judged on them."""
+
+RUN_SCALES = (SMOKE, "cpu", "gpu", "paper")
 """How much was really run, smallest first."""
 
 SCALES = ("", "print", *RUN_SCALES)

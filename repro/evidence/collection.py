@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from statistics import median
 from typing import Any
 
-from repro.evidence.claims import RUN_SCALES, STATES, State
+from repro.evidence.claims import RUN_SCALES, SMOKE, STATES, State
 from repro.evidence.preregistration import section_hash
 from repro.evidence.records import Damaged, Record, Store
 
@@ -74,6 +74,19 @@ class Evidence:
         """Scales with any record, smallest first."""
         return tuple(scale for scale in RUN_SCALES if self.at(scale))
 
+    def where(self, kept: Callable[[str], bool]) -> Evidence:
+        """The evidence of some scales alone."""
+        return replace(
+            self,
+            wanted=tuple(wanted for wanted in self.wanted if kept(wanted.scale)),
+            records=tuple(record for record in self.records if kept(record.scale)),
+            others=tuple(record for record in self.others if kept(record.scale)),
+        )
+
+    def beyond_smoke(self) -> Evidence:
+        """The evidence without `smoke`, if there is any other: what is shown."""
+        return self.where(lambda scale: scale != SMOKE) if set(self.scales) - {SMOKE} else self
+
     def at(self, scale: str) -> tuple[Record, ...]:
         """The records of one scale."""
         return tuple(record for record in self.records if record.scale == scale)
@@ -134,8 +147,10 @@ class Evidence:
     def complete(self, scale: str, units: Iterable[str]) -> bool:
         """Whether a verdict may rest on these units: they are `ok`, and all seeds that are planned are there.
 
-        The number of seeds is fixed beforehand: there is no look in between.
+        The number of seeds is fixed beforehand: there is no look in between. On `smoke` none may.
         """
+        if scale == SMOKE:
+            return False
         names = set(units)
         planned = {(w.unit, w.seed) for w in self.planned if w.scale == scale and w.unit in names}
         found = {(unit, seed) for unit in names for seed in self.seeds(scale, unit)}

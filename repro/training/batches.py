@@ -23,7 +23,9 @@ def crop_and_flip(
 ) -> np.ndarray:
     """Random crop of the old size after padding with black pixels, and horizontal flip with probability `flip`.
 
-    Shapes: (N, C, H, W) in, the same out; any dtype. Source: usual for CIFAR-10; paper B does not say.
+    Shapes: (N, C, H, W) in, the same out; any dtype. Another padding draws other flips too.
+
+    Source: usual for CIFAR-10; paper B does not say.
     """
     n, _, height, width = images.shape
     padded = np.pad(images, ((0, 0), (0, 0), (padding, padding), (padding, padding)))

@@ -50,34 +50,24 @@ class History:
         return better
 
 
-def cosine(step: int, steps: int, warmup: int = 0) -> float:
-    """Learning-rate factor: `step / warmup` before step `warmup`, then a cosine from 1 to 0.
+SCHEDULES: Mapping[str, Callable[[int, int], float]] = {
+    "cosine": lambda step, steps: (1 + math.cos(math.pi * step / steps)) / 2,
+    "linear": lambda step, steps: 1 - step / steps,
+}
+"""Learning-rate factors that fall from 1 to 0, by name: of a step and the number of steps."""
 
-        (1 + cos(pi (step - warmup) / (steps - warmup))) / 2
 
-    >>> cosine(0, 10), round(cosine(5, 10), 3), cosine(10, 10)
+def rate_factor(step: int, steps: int, warmup: int = 0, schedule: str = "cosine") -> float:
+    """Learning-rate factor: `step / warmup` before step `warmup`, then the schedule over the steps that are left.
+
+    >>> rate_factor(0, 10), round(rate_factor(5, 10), 3), rate_factor(10, 10)
     (1.0, 0.5, 0.0)
-    >>> cosine(1, 12, warmup=2), cosine(2, 12, warmup=2)
-    (0.5, 1.0)
+    >>> rate_factor(1, 12, warmup=2), rate_factor(2, 12, warmup=2), rate_factor(10, 12, 2, "linear")
+    (0.5, 1.0, 0.19999999999999996)
     """
     if step < warmup:
         return step / warmup
-    return (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup))) / 2
-
-
-def linear(step: int, steps: int, warmup: int = 0) -> float:
-    """Learning-rate factor: `step / warmup` before step `warmup`, then a straight line from 1 to 0.
-
-    >>> linear(0, 10), linear(5, 10), linear(10, 10), linear(1, 12, warmup=2)
-    (1.0, 0.5, 0.0, 0.5)
-    """
-    if step < warmup:
-        return step / warmup
-    return 1 - (step - warmup) / max(1, steps - warmup)
-
-
-SCHEDULES: Mapping[str, Callable[[int, int, int], float]] = {"cosine": cosine, "linear": linear}
-"""Learning-rate factors by name: of a step, the number of steps and of those that warm up."""
+    return SCHEDULES[schedule](step - warmup, max(1, steps - warmup))
 
 
 def save(state: object, path: Path) -> None:
@@ -130,10 +120,9 @@ class Training:
         self.best_network: dict[str, Tensor] | None = None
         if not len(batches):
             raise UsageError(f"batch={batches.batch}: give at most the {batches.size} training images that there are")
-        steps, factor = epochs * len(batches), SCHEDULES[schedule]
-        self.steps = steps
+        steps = self.steps = epochs * len(batches)
         # Not by self.steps: in a cycle with its schedule, a finished training would keep its images in memory.
-        self.schedule = LambdaLR(optimizer, lambda step: factor(step, steps, warmup))
+        self.scheduler = LambdaLR(optimizer, lambda step: rate_factor(step, steps, warmup, schedule))
         if checkpoint.exists():
             self._restore(load(checkpoint))
 
@@ -148,7 +137,7 @@ class Training:
                 self.loss_sum += distributed.mean(train(images, labels, self.step), self.batches.device)
                 distributed.synchronise(self.network)
                 self.optimizer.step()
-                self.schedule.step()
+                self.scheduler.step()
                 self.step += 1
                 if self.step % length and time.monotonic() - saved > CHECKPOINT_SECONDS:
                     self._save()
@@ -174,7 +163,7 @@ class Training:
         state = {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
+            "schedule": self.scheduler.state_dict(),
             "step": self.step,
             "loss_sum": self.loss_sum,
             "curve": history.curve,
@@ -188,7 +177,7 @@ class Training:
     def _restore(self, state: dict) -> None:
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
+        self.scheduler.load_state_dict(state["schedule"])
         self.step, self.loss_sum = state["step"], state["loss_sum"]
         last, best = ({c: hits.numpy() for c, hits in state[key].items()} for key in ("last", "best_hits"))
         self.history = History(state["curve"], last, state["best"], best)

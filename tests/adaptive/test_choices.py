@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from repro import contest, identification, targets
+from repro import contest, distillation, identification, targets
 from repro.adaptive import experiment, joint, table
 from repro.adaptive.joint import JointStep
 from repro.adaptive.methods import BITS, METHODS
 from repro.adaptive.problems import CIFAR10, HELD_OUT_CIFAR10, MOBILENETV2, RESNET18, Data, Problem
-from repro.adaptive.settings import SETTINGS, UNSAID, Choice, with_defaults
+from repro.adaptive.settings import SETTINGS, UNSAID, Choice, left_out, with_defaults
 from repro.datasets import cifar10
 from repro.errors import UsageError
 from repro.networks.quantize import set_bits
@@ -45,7 +45,12 @@ def test_what_records_leave_out_is_what_they_were_made_with() -> None:
         "distance": "mean", "lambda_start": 0.0, "swap_end": 1.0, "alpha_lr_low": None, "alpha_weight_decay_low": None,
         "crop_padding": 4, "flip": 0.5, "schedule": "cosine",
     }  # fmt: skip
-    assert (table.NUMERICS, contest.NUMERICS, identification.NUMERICS) == (1, 1, 1)
+    assert {module.NUMERICS for module in (table, contest, identification, distillation)} == {1}
+
+
+def test_pages_fill_in_what_their_own_units_leave_out() -> None:
+    assert left_out(targets.get("table1").scales["cpu"]).keys() >= {"flip", "crop_padding", "schedule", "weights"}
+    assert left_out(targets.get("table3").scales["paper"]).keys().isdisjoint({"flip", "crop_padding"})
 
 
 def test_a_unit_keeps_the_choices_that_change_it_where_they_are_not_ours() -> None:
@@ -215,26 +220,27 @@ def test_a_summed_entropy_weighs_as_much_as_the_batch_is_large(monkeypatch: pyte
 @pytest.mark.parametrize("data", [CIFAR10, HELD_OUT_CIFAR10])
 def test_images_are_cropped_and_mirrored_as_chosen(data: Data, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "load", made_up.cifar10(train=6000))
-    for chosen in ({}, {"crop_padding": 0, "flip": 0.0}):
+    for chosen in ({"crop_padding": 2, "flip": 0.1}, {"crop_padding": 0, "flip": 0.0}):
         settings = with_defaults(batch=16, **chosen)
         train, _ = data.open(settings, Context(Path()))
         assert (train.padding, train.flip) == (settings["crop_padding"], settings["flip"])
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", CHOICES["schedule"].options)
 def test_rates_take_the_course_chosen(schedule: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cifar10, "load", made_up.cifar10())
     seen: list[float] = []
-    rates = torch.optim.Optimizer.zero_grad
-    monkeypatch.setattr(
-        torch.optim.SGD,
-        "zero_grad",
-        lambda self, **how: (seen.append(self.param_groups[0]["lr"]), rates(self, **how))[1],
-    )
+    zero_grad = torch.optim.SGD.zero_grad
+
+    def watched(optimizer: torch.optim.SGD, **how: bool) -> None:
+        seen.append(optimizer.param_groups[0]["lr"])
+        zero_grad(optimizer, **how)
+
+    monkeypatch.setattr(torch.optim.SGD, "zero_grad", watched)
     tiny = {"train_images": "64", "test_images": "20", "batch": "16", "fp32_epochs": "1", "fp32_lr": ".5"}
     start, *_ = planned(targets.get("table1"), "smoke", 1, {**tiny, "schedule": schedule, "bn_images": "64"} | ALPHA)
     targets.get("table1").run(start, Context(tmp_path))
-    assert seen == pytest.approx([0.5 * SCHEDULES[schedule](step, 4, 0) for step in range(4)])
+    assert seen == pytest.approx([0.5 * SCHEDULES[schedule](step, 4) for step in range(4)])
 
 
 @pytest.mark.parametrize("table", ["table1", "table2"])

@@ -197,7 +197,7 @@ def test_patterns_are_judged_on_ours() -> None:
 def test_no_pattern_is_judged_on_smoke() -> None:
     smoke = replace(kept(), records=tuple(replace(record, scale="smoke") for record in kept().records))
     found = [r for r in rows(table("table1"), smoke, "cpu") if r.scale == "smoke"]
-    assert {r.kind for r in found} == {"number"}
+    assert {r.kind for r in found} == {"number", "pattern"}
     assert {r.verdict for r in found} == {""}
     assert any(r.ours == pytest.approx(90.1) for r in found)
 

@@ -58,7 +58,7 @@ def test_smoke_is_drawn_only_where_nothing_else_is() -> None:
     target, cpu = get("table1"), kept()
     smoke = tuple(replace(record, scale="smoke") for record in cpu.records)
     for records, scale in ((smoke, "smoke"), (cpu.records + smoke, "cpu")):
-        figure = picture.picture(target.title, target.published, replace(cpu, records=records))
+        figure = picture.picture(target.title, target.published, replace(cpu, records=records).beyond_smoke())
         labels = {line.get_label() for axes in figure.axes for line in axes.lines}
         assert {f"Individual, {scale} scale"} == {label for label in labels if label.startswith("Individual")}
 

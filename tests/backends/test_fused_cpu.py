@@ -419,6 +419,7 @@ class TestDivision:
             # columns, length, block, blocks of a length, blocks, claim, sums before a channel, channels, sums behind it
             ((1, 1, 100_000), (1, 100_000, 16384, 7, 7, 1, 1, 1, 7)),
             ((1, 1, 2**20), (1, 2**20, 16384, 64, 64, 1, 1, 1, 64)),
+            ((1, 1, 700 * 2**14), (1, 700 * 2**14, 16384, 700, 700, 2, 1, 1, 700)),
             ((1, 1, 2**24), (1, 2**24, 16384, 1024, 1024, 4, 1, 1, 1024)),
             ((8, 3, 20_000), (3, 20_000, 16384, 2, 48, 1, 8, 3, 2)),
             ((8, 3, 1_000), (3, 1_000, 16384, 1, 24, 16, 8, 3, 1)),
@@ -428,8 +429,8 @@ class TestDivision:
         ],
     )
     def test_by_hand(self, shape: tuple[int, int, int], expected: tuple[int, ...]) -> None:
-        """Blocks have 16384 elements or a little more, but of rows there are no more than 64 of them; of 1024 and more
-        blocks a 256th is taken at once, and of shorter ones as many as have as many elements."""
+        """Blocks have 16384 elements or a little more, but of rows there are no more than 64 of them. Of many blocks a
+        256th is taken at once, and of short ones as many as have 16384 elements."""
         split = cpu._split(*shape)
         assert tuple(np.frombuffer(split.fields, np.int64)) == expected
         columns, *_, before, channels, behind = expected
@@ -493,7 +494,7 @@ class TestThreads:
         assert same_bits(run(), on_two)
         assert torch.equal(on_two[0], eager.forward(x, step, -1.0, 1.0, axis=axis))
 
-    def test_a_forked_process_has_no_other_threads(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_forked_process_has_no_other_threads(self, teams: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
         assert threads.team_size() == 2
         monkeypatch.setattr(threads, "_forked", False)  # to be put back
         threads._mark_forked()

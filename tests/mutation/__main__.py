@@ -12,7 +12,9 @@ import argparse
 import contextlib
 import hashlib
 import json
+import math
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -54,10 +56,8 @@ FIRST = {
         "Quotient",
         "quotient",
         "_fit",
-        "_values",
         "run",
         "team_size",
-        "_entry",
         "_mark_forked",
         "_forked",
     ),
@@ -77,8 +77,8 @@ CHOSEN = "fused and not cuda and not Processes and not many_elements"
 """Without the tests that start processes or take long: they tell apart no mutant that the others do not, or it shows as
 one that has survived."""
 PASSED = "passed"
-SECONDS = 300
-"""A mutant that takes longer has been noticed: it hangs."""
+SECONDS, TIMES = 300, 5
+"""A mutant that takes longer, and so many times longer than no mutant, has been noticed: it hangs."""
 
 
 class FirstFailure:
@@ -98,16 +98,18 @@ class Trial:
     mutant: Mutant
     process: int
     pipe: int
+    folder: str
     deadline: float
 
     @classmethod
-    def start(cls, module: str, mutant: Mutant) -> Trial:
+    def start(cls, module: str, mutant: Mutant, limit: float) -> Trial:
+        folder = tempfile.mkdtemp()
         reader, writer = os.pipe()
         process = os.fork()
         if process == 0:
-            _run_tests(module, mutant, writer)
+            _run_tests(module, mutant, folder, writer)
         os.close(writer)
-        return cls(mutant, process, reader, time.monotonic() + SECONDS)
+        return cls(mutant, process, reader, folder, time.monotonic() + limit)
 
     def outcome(self) -> str | None:
         """ "killed by TEST", or "survived"; None while it runs."""
@@ -117,6 +119,7 @@ class Trial:
         if not ended:
             os.kill(self.process, signal.SIGKILL)
             os.waitpid(self.process, 0)
+        shutil.rmtree(self.folder, ignore_errors=True)
         with os.fdopen(self.pipe) as pipe:
             said = pipe.read()
         if said == PASSED:
@@ -124,14 +127,19 @@ class Trial:
         return f"killed by {said or ('a crash' if ended else 'time')}"
 
 
-def trials(module: str, todo: list[Mutant], workers: int, seconds: float) -> Iterator[tuple[Mutant, str]]:
-    """Every mutant that can begin within this time, with its outcome, in the order in which they end."""
+def trials(
+    module: str, todo: list[Mutant], workers: int, seconds: float, limit: float = SECONDS
+) -> Iterator[tuple[Mutant, str]]:
+    """Every mutant that can begin within this time, with its outcome, in the order in which they end.
+
+    One that runs for longer than the limit is stopped.
+    """
     waiting, running, start = todo[::-1], [], time.monotonic()
     while waiting or running:
         if time.monotonic() > start + seconds:
             waiting.clear()
         while waiting and len(running) < workers:
-            running.append(Trial.start(module, waiting.pop()))
+            running.append(Trial.start(module, waiting.pop(), limit))
         for trial in list(running):
             if found := trial.outcome():
                 running.remove(trial)
@@ -139,9 +147,9 @@ def trials(module: str, todo: list[Mutant], workers: int, seconds: float) -> Ite
         time.sleep(0.05)
 
 
-def _run_tests(module: str, mutant: Mutant, writer: int) -> None:
+def _run_tests(module: str, mutant: Mutant, folder: str, writer: int) -> None:
     """In the child: put the mutant in the place of the module, run the tests, say which one failed, and end."""
-    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as silence:
+    with Path(os.devnull).open("w") as silence:
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)
         if module == MODULES["loops"]:  # the original's compiled loops lie in the usual cache
@@ -201,11 +209,14 @@ def main() -> int:
         and mutant.name not in equivalent
     ]
     print(f"{len(every)} mutants of {name}, {len(todo)} to judge", file=sys.stderr, flush=True)
-    control = Mutant("control", "", "", 0, 0, source)
-    for _, found in trials(name, [control] * bool(todo), 1, SECONDS):
+    if unknown := equivalent.keys() - {mutant.name for mutant in every}:
+        parser.error(f"equivalent.toml: {chosen.module} has no mutant {min(unknown)!r}: remove it")
+    control, began = Mutant("control", "", "", 0, 0, source), time.monotonic()
+    for _, found in trials(name, [control] * bool(todo), 1, math.inf, math.inf):
         if found != "survived":
             parser.error(f"the tests fail without any change: {found}")
-    for count, (mutant, found) in enumerate(trials(name, todo, chosen.workers, 60 * chosen.minutes), start=1):
+    limit = max(SECONDS, TIMES * (time.monotonic() - began))
+    for count, (mutant, found) in enumerate(trials(name, todo, chosen.workers, 60 * chosen.minutes, limit), start=1):
         outcomes[mutant.name] = found
         _write(path, version, every, outcomes, equivalent)
         print(f"{count} of {len(todo)}, line {mutant.line}, {mutant.name}: {found}", file=sys.stderr, flush=True)

@@ -70,19 +70,21 @@ def mutants(source: str) -> Iterator[Mutant]:
     ['A: 1 -> 2']
     """
     tree = ast.parse(source)
+    texts = [ast.unparse(statement) for statement in tree.body]
     seen: dict[tuple[str, str, str], int] = {}
     for top in range(len(tree.body)):
         name = _name(tree.body[top])
         for index, node in enumerate(_nodes(tree.body[top]) if name else []):
             for variant in range(len(list(_changes(node)))):
-                changed = copy.deepcopy(tree)
-                target = list(_nodes(changed.body[top]))[index]
+                changed = copy.deepcopy(tree.body[top])
+                target = list(_nodes(changed))[index]
                 change = list(_changes(target))[variant]
                 before = ast.unparse(target)
                 change()
                 key = name, before, ast.unparse(target)
                 seen[key] = seen.get(key, -1) + 1
-                yield Mutant(*key, seen[key], node.lineno, ast.unparse(changed))
+                source = "\n".join([*texts[:top], ast.unparse(changed), *texts[top + 1 :]])
+                yield Mutant(*key, seen[key], node.lineno, source)
 
 
 def _name(top: ast.stmt) -> str:

@@ -52,7 +52,7 @@ def test_crops_are_windows_of_the_padded_image() -> None:
     assert len({crop[0].tobytes() for crop in crops}) > 50
 
 
-def test_what_is_neither_padded_nor_mirrored_is_as_it_was() -> None:
+def test_without_padding_images_are_as_they_were_or_mirrored() -> None:
     images = batches().images
     for flip, expected in ((0.0, images), (1.0, images[..., ::-1])):
         np.testing.assert_array_equal(crop_and_flip(images, np.random.default_rng(0), padding=0, flip=flip), expected)
