@@ -266,7 +266,9 @@ def overview(target: Target, places: Places) -> dict[str, Any]:
 
 
 def _recorded(target: Target, store: Store) -> dict[str, str]:
+    """By scale, which says so where other data stand in."""
     evidence = gather(target, store)
     wanted = Counter(each.scale for each in evidence.wanted)
     recorded = Counter(record.scale for record in evidence.records)
-    return {scale: f"{recorded[scale]}/{n}" for scale, n in wanted.items() if recorded[scale]}
+    names = {scale: f"{scale} (stand-in)" for scale in getattr(target, "stand_ins", ())}
+    return {names.get(scale, scale): f"{recorded[scale]}/{n}" for scale, n in wanted.items() if recorded[scale]}

@@ -8,9 +8,12 @@ Deviations of the scales built, numbered; the rest of what the paper does not sa
    the head reads it (print: unknown).
 2. `cpu`: width multiplier .25 (print: 1), a stem of stride 2 (print: unknown), 16,000 training images (print: 50,000);
    20 FP32 and 3 quantized epochs (print: unknown, 100 to 200 by our reading); a quantized network sees the test set
-   once.
+   once, so that the last epoch is the best one, too.
 3. `smoke`: the same network, 2,000 training and 1,000 test images, 3 and 1 epochs.
-4. `gpu`: 60 FP32 and 6 quantized epochs, one seed; `paper`: 200 and 200.
+4. `gpu`: 60 FP32 and 6 quantized epochs, one seed; `paper`: 200 and 200. Neither has been run for want of a GPU; tests
+   take their first steps.
+5. Bit-Mixer's source speaks of three stages: here the FP32 start is one of them, and the third, a bit-width for each
+   layer, begins at once.
 """
 
 from repro.adaptive.problems import CIFAR10, MOBILENETV2, Problem

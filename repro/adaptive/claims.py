@@ -11,6 +11,7 @@ from repro.adaptive import delta_b
 from repro.adaptive.methods import FLOAT, INDIVIDUAL, METHODS, Method
 from repro.adaptive.settings import BEST_EPOCH
 from repro.evidence.claims import (
+    SMOKE,
     Judged,
     Pattern,
     Row,
@@ -21,7 +22,7 @@ from repro.evidence.claims import (
     judge_seeds,
 )
 from repro.evidence.collection import Evidence
-from repro.evidence.intervals import Interval, t_interval
+from repro.evidence.intervals import Interval, rank_agreement, t_interval
 from repro.evidence.patterns import pattern_row, patterns
 from repro.evidence.records import Record
 from repro.published import Printed, PublishedTable
@@ -168,7 +169,8 @@ class Measured:
         return self.accuracy(method, int(column))
 
     def rows(self) -> list[Row]:
-        """Every cell and each Delta_B, of rows that are ours too, and the patterns as far as they can be judged."""
+        """Every cell, each Delta_B and their order, of rows that are ours too, and the patterns as far as they can be
+        judged."""
         cells, methods = printed_cells(self.printed), (*self.printed.methods, *self._ours())
         rows = [
             self._number(
@@ -182,7 +184,38 @@ class Measured:
             for method in methods
             if method != INDIVIDUAL
         ]
+        rows += [self._order()] if self.agreement else []
         return rows + [self._pattern(pattern) for pattern in patterns(self.evidence.preregistered)]
+
+    @cached_property
+    def agreement(self) -> Interval | None:
+        """Rank correlation of our Delta_B with the printed ones; None for fewer than four methods and at `smoke`."""
+        if self.scale == SMOKE:
+            return None
+        theirs = {
+            method: float(self.printed.delta_b(method)) for method in self.printed.methods if method != INDIVIDUAL
+        }
+        found = {method: self.delta_b(method) for method in theirs}
+        return rank_agreement({method: delta.estimate for method, delta in found.items() if delta}, theirs)
+
+    def _order(self) -> Row:
+        """The rank correlation, whose interval is over methods."""
+        assert self.agreement is not None
+        rho, methods = self.agreement, [method for method in self.printed.methods if method != INDIVIDUAL]
+        state, reason = self.state(*self.printed.methods)
+        judged = Judged("", ours=rho.estimate, n=rho.n, low=rho.low, high=rho.high)
+        return Row(
+            target=self.printed.target,
+            claim="rank_correlation",
+            kind="number",
+            scale=self.scale,
+            row=f"{len(methods)} methods",
+            column=DELTA_B,
+            read_from=self.printed.read_from,
+            state=state,
+            reason=reason,
+            **judged.columns(),  # type: ignore[arg-type]
+        )
 
     def _ours(self) -> list[str]:
         """The rows that are ours and planned at this scale: nothing is printed of them."""
@@ -211,14 +244,14 @@ class Measured:
         )
 
     def _judged(self, column: str, printed: Printed | None, ours: list[float] | Interval | None) -> Judged:
-        """Ours beside the printed number; what is not printed has a mean and a spread, and nothing to differ from."""
+        """Ours beside the printed number, with the interval of the difference; what is not printed has its own."""
         if printed is not None:
             margin = self.evidence.preregistered["margins"][column]
             return judge_number(printed, ours, margin, self.scale) if ours else Judged("", margin=margin)
         if not ours:
             return Judged("")
         own = ours if isinstance(ours, Interval) else t_interval(ours)
-        return Judged("", ours=own.estimate, sd=own.sd, n=own.n)
+        return Judged("", ours=own.estimate, sd=own.sd, n=own.n, low=own.low, high=own.high)
 
     def _pattern(self, pattern: Pattern) -> Row:
         places = {place for contrast in pattern.contrasts for place in contrast.terms}

@@ -100,7 +100,8 @@ class BitMixerStep:
     """Bit-Mixer: as many passes as there are bit-widths, each at random bit-widths, cross-entropy alone.
 
     In the first part of training (`mixer_uniform` of it) a pass draws one bit-width for the whole network, then one for
-    each layer. Source: Bulat and Tzimiropoulos 2021; the number of passes matches the other methods' budget.
+    each layer. Source: Bulat and Tzimiropoulos 2021, of which the abstract alone was read: it speaks of three stages.
+    Here the FP32 start counts as one, and the third begins at once. The number of passes matches the other methods'.
     """
 
     network: nn.Module

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from repro.adaptive.claims import BOLD, RANK, Arithmetic, Measured
-from repro.adaptive.methods import FLOAT, FLOAT_BITS, INDIVIDUAL, METHODS, Method, methods
+from repro.adaptive.methods import FLOAT, FLOAT_BITS, METHODS, Method, methods
 from repro.evidence.claims import SMOKE, Row
 from repro.evidence.collection import Evidence
-from repro.evidence.intervals import Interval, rank_agreement
+from repro.evidence.intervals import Interval
 from repro.evidence.patterns import pattern_table
 from repro.evidence.render import markdown_table, mean_text, settings_text
 from repro.published import Printed, PublishedTable, read
@@ -56,7 +56,7 @@ def page(
         _table(printed, measured),
         *([f"\n![Accuracy over bit-width, published and ours]({picture})\n"] if picture else []),
         *_scales(measured, unsaid),
-        *_order(printed, measured),
+        *_order(measured),
         *([f"\n## What is not as printed\n\n{deviations}\n"] if deviations else []),
         "\n## Does the print follow from itself?\n\n",
         _arithmetic(printed),
@@ -134,16 +134,11 @@ def _scales(measured: Sequence[tuple[str, Measured]], unsaid: Mapping[str, objec
     return lines
 
 
-def _order(printed: PublishedTable, measured: Sequence[tuple[str, Measured]]) -> list[str]:
+def _order(measured: Sequence[tuple[str, Measured]]) -> list[str]:
     """A line per source with four methods or more: whether Delta_B puts them in the order of the print."""
-    theirs = {method: float(printed.delta_b(method)) for method in printed.methods if method != INDIVIDUAL}
     lines = []
     for name, runs in measured:
-        if runs.scale == SMOKE:
-            continue
-        found = {method: runs.delta_b(method) for method in theirs}
-        rho = rank_agreement({method: delta.estimate for method, delta in found.items() if delta}, theirs)
-        if rho:
+        if rho := runs.agreement:
             words = f"rank correlation of Delta_B with the print {rho.text('.2f')} over {rho.n} methods"
             lines.append(f"\n`{name}`: {words}; the interval is over methods, not over seeds.\n")
     return lines

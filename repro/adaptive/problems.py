@@ -131,11 +131,17 @@ def _view(settings: Settings) -> dict[str, Any]:
     return {"padding": settings["crop_padding"], "flip": settings["flip"]}
 
 
+def _photographic_view(settings: Settings) -> dict[str, float]:
+    """The same, as data sets of photographs and frames take it."""
+    return {"smallest": settings["crop_area"], "flip": settings["flip"]}
+
+
 def _moving_cifar(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatches]:
     from repro.datasets.moving_cifar import MovingCIFAR
     from repro.training.batches import CIFAR10_MEAN, CIFAR10_STD
 
-    train, test = (MovingCIFAR(split, settings["frames"], data_root=context.data_root) for split in ("train", "test"))
+    frames, root, flip = settings["frames"], context.data_root, settings["flip"]
+    train, test = (MovingCIFAR(split, frames, data_root=root, flip=flip) for split in ("train", "test"))
     limits = settings["train_images"], settings["test_images"]
     return _loaded(train, test, settings, context, CIFAR10_MEAN, CIFAR10_STD, limits)
 
@@ -144,8 +150,8 @@ def _imagenet(settings: Settings, context: Context) -> tuple[AnyBatches, AnyBatc
     from repro.datasets.imagenet import ImageNet
     from repro.datasets.views import IMAGENET_MEAN, IMAGENET_STD
 
-    size, classes, root = settings["image_size"], settings["classes"], context.data_root
-    train, test = (ImageNet(split, size, classes, root) for split in ("train", "val"))
+    size, classes, view = settings["image_size"], settings["classes"], _photographic_view(settings)
+    train, test = (ImageNet(split, size, classes, context.data_root, **view) for split in ("train", "val"))
     return _loaded(train, test, settings, context, IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -154,7 +160,8 @@ def _mini_kinetics(settings: Settings, context: Context) -> tuple[AnyBatches, An
     from repro.datasets.views import IMAGENET_MEAN, IMAGENET_STD
 
     frames, size, classes = settings["frames"], settings["image_size"], settings["classes"]
-    train, test = (MiniKinetics(split, frames, size, classes, context.data_root) for split in ("train", "val"))
+    view = _photographic_view(settings)
+    train, test = (MiniKinetics(split, frames, size, classes, context.data_root, **view) for split in ("train", "val"))
     return _loaded(train, test, settings, context, IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -203,14 +210,13 @@ MOBILENETV2 = Network(("width_multiplier", "stem_stride"), _mobilenetv2)
 IMAGENET_RESNET18 = Network(("width", "stem_stride"), _imagenet_resnet18)
 FRAME_AVERAGED_RESNET18 = Network(("width", "stem_stride"), _frame_averaged_resnet18)
 AUGMENTED = ("crop_padding", "flip")
+PHOTOGRAPHS = ("image_size", "classes", "crop_area", "flip")
 CIFAR10 = Data(("train_images", "test_images", *AUGMENTED), ("cifar10",), 10, _cifar10)
 HELD_OUT_CIFAR10 = Data(("train_images", "test_images", *AUGMENTED, "validation"), ("cifar10",), 10, _cifar10_held_out)
-MOVING_CIFAR = Data(("train_images", "test_images", "frames"), ("cifar10",), 10, _moving_cifar)
-IMAGENET = Data(
-    ("image_size", "classes"), ("imagenet",), 1000, _imagenet, by_hand="ImageNet, to be put under the data root by hand"
-)
+MOVING_CIFAR = Data(("train_images", "test_images", "frames", "flip"), ("cifar10",), 10, _moving_cifar)
+IMAGENET = Data(PHOTOGRAPHS, ("imagenet",), 1000, _imagenet, by_hand="ImageNet, to be put under the data root by hand")
 MINI_KINETICS = Data(
-    ("image_size", "classes", "frames"),
+    (*PHOTOGRAPHS, "frames"),
     ("mini_kinetics",),
     200,
     _mini_kinetics,

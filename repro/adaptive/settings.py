@@ -89,7 +89,8 @@ _ALL: tuple[Setting | Choice, ...] = (
         unsaid=True,
     ),
     Setting("flip", 0.5, 0, 1, "probability that a training image is mirrored", "0", unsaid=True),
-    Setting("image_size", 224, 8, 1024, "pixels of a side that photographs and frames are cut to"),
+    Setting("image_size", 224, 8, 1024, "pixels of a side that photographs and frames are cut to", "other sizes"),
+    Setting("crop_area", 0.08, 0.01, 1, "least part of a photograph or frame that training sees", "more", unsaid=True),
     Setting("classes", 1000, 2, 100_000, "number of classes that must be there"),
     Setting("frames", 8, 1, 64, "frames of a clip, one of each segment", "16"),
     Setting("validation", False, 0, 1, "test on 5,000 training images that are held out, not on the test set"),
@@ -129,7 +130,7 @@ _ALL: tuple[Setting | Choice, ...] = (
     Setting("swap_end", 1.0, 0, 1, "the same at the end, after a linear course", "less", unsaid=True),
     Setting("swap_by_depth", True, 0, 1, "CoQuant: early blocks use the teacher more, linear in their index", "alike"),
     Setting("swap_trains_teacher", False, 0, 1, "CoQuant: swapped blocks learn from the student's loss", "they do"),
-    Setting("mixer_uniform", 0.5, 0, 1, "Bit-Mixer: first part of training, one bit-width for all layers"),
+    Setting("mixer_uniform", 0.5, 0, 1, "Bit-Mixer: first part of training, one bit-width for all layers", "gradual"),
     Setting(
         "alpha_percentile",
         99.9,

@@ -28,19 +28,25 @@ class ImageNet:
     Args:
         size: pixels of a side.
         classes: number of class folders that must be there.
+        view: what `training_view` is told beside the size.
 
     Raises `ReproError` with what to do where the folder is absent or has another number of classes, and, naming the
     file, where one cannot be decoded.
     """
 
     def __init__(
-        self, split: Split, size: int = 224, classes: int = CLASSES, data_root: Path | str | None = None
+        self,
+        split: Split,
+        size: int = 224,
+        classes: int = CLASSES,
+        data_root: Path | str | None = None,
+        **view: float,
     ) -> None:
         from torchvision.datasets import ImageFolder
 
         from repro.datasets.views import central_view, training_view
 
-        self._training_view, self._central_view = training_view(size), central_view(size)
+        self._training_view, self._central_view = training_view(size, **view), central_view(size)
         folder = _found(split, classes, data_root)
         try:
             self.files = ImageFolder(str(folder)).samples

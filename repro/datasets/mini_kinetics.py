@@ -63,6 +63,7 @@ class MiniKinetics:
         frames: T, the number of segments; drawn at random in training, each one's centre in a test.
         size: pixels of a side.
         classes: number of classes that the list must name, 0 to `classes` - 1.
+        view: what `training_view` is told beside the size.
 
     Raises `ReproError` with what to do where a list or a file is absent or unreadable, another number of classes is
     listed, or a video is listed and PyAV is not installed.
@@ -75,10 +76,11 @@ class MiniKinetics:
         size: int = 224,
         classes: int = CLASSES,
         data_root: Path | str | None = None,
+        **view: float,
     ) -> None:
         from repro.datasets.views import central_view, training_view
 
-        self._training_view, self._central_view = training_view(size), central_view(size)
+        self._training_view, self._central_view = training_view(size, **view), central_view(size)
         self.frames = frames
         self.clips = _listed(split, classes, data_root)
 

@@ -72,13 +72,19 @@ class MovingCIFAR:
 
     Args:
         frames: T, the number of segments of the eight frames; one of each is shown.
+        flip: probability that a clip is mirrored in training.
     """
 
     def __init__(
-        self, split: cifar10.Split, frames: int = FRAMES, seed: int = 0, data_root: Path | str | None = None
+        self,
+        split: cifar10.Split,
+        frames: int = FRAMES,
+        seed: int = 0,
+        data_root: Path | str | None = None,
+        flip: float = 0.5,
     ) -> None:
         self.data = cifar10.load(split, data_root)
-        self.frames, self.seed = frames, seed
+        self.frames, self.seed, self.flip = frames, seed, flip
 
     def __len__(self) -> int:
         return len(self.data)
@@ -94,7 +100,7 @@ class MovingCIFAR:
         import torch
 
         shown = self._shown(index, torch.rand(self.frames).tolist())
-        return shown.flip(-1) if torch.rand(()) < 0.5 else shown, int(self.data.labels[index])
+        return shown.flip(-1) if torch.rand(()) < self.flip else shown, int(self.data.labels[index])
 
     def plain(self, index: int) -> tuple[Tensor, int]:
         """Item `index`, the centre of each segment."""

@@ -8,13 +8,18 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def training_view(size: int) -> v2.Transform:
-    """A crop of random area (8 to 100 %) and shape, resized to `size` pixels square, and mirrored every second time.
+SMALLEST, FLIP = 0.08, 0.5
 
-    Draws from torch's global generator. PIL images or uint8 (..., 3, H, W), whose leading dimensions share the draw;
-    the same kind out. Source: Szegedy et al. 2015; torchvision's ImageNet recipe.
+
+def training_view(size: int, smallest: float = SMALLEST, flip: float = FLIP) -> v2.Transform:
+    """A crop of random shape and area (the part `smallest` or more), resized to `size` pixels square, and mirrored.
+
+    It is mirrored with probability `flip`. Draws from torch's global generator. PIL images or uint8 (..., 3, H, W),
+    whose leading dimensions share the draw; the same kind out.
+
+    Source: Szegedy et al. 2015; torchvision's ImageNet recipe.
     """
-    return v2.Compose([v2.RandomResizedCrop(size, antialias=True), v2.RandomHorizontalFlip()])
+    return v2.Compose([v2.RandomResizedCrop(size, (smallest, 1.0), antialias=True), v2.RandomHorizontalFlip(flip)])
 
 
 def central_view(size: int) -> v2.Transform:

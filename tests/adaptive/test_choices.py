@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,17 @@ from repro import contest, distillation, identification, targets
 from repro.adaptive import experiment, joint, table
 from repro.adaptive.joint import JointStep
 from repro.adaptive.methods import BITS, METHODS
-from repro.adaptive.problems import CIFAR10, HELD_OUT_CIFAR10, MOBILENETV2, RESNET18, Data, Problem
+from repro.adaptive.problems import (
+    CIFAR10,
+    HELD_OUT_CIFAR10,
+    IMAGENET,
+    MINI_KINETICS,
+    MOBILENETV2,
+    MOVING_CIFAR,
+    RESNET18,
+    Data,
+    Problem,
+)
 from repro.adaptive.settings import SETTINGS, UNSAID, Choice, left_out, with_defaults
 from repro.datasets import cifar10
 from repro.errors import UsageError
@@ -21,6 +32,7 @@ from repro.networks.resnet import ResNet18
 from repro.quantizers import PACT, SwitchablePACT
 from repro.quantizers.schemes import UnitWeight
 from repro.targets import Context, planned
+from repro.training.loader import LoadedBatches
 from repro.training.loop import SCHEDULES
 from tests.datasets import made_up
 
@@ -43,14 +55,16 @@ def test_what_records_leave_out_is_what_they_were_made_with() -> None:
     assert UNSAID == {
         "weights": "nested", "ends": "float", "identity": "quantized", "clip": "usual", "entropy": "mean",
         "distance": "mean", "lambda_start": 0.0, "swap_end": 1.0, "alpha_lr_low": None, "alpha_weight_decay_low": None,
-        "crop_padding": 4, "flip": 0.5, "schedule": "cosine",
+        "crop_padding": 4, "crop_area": 0.08, "flip": 0.5, "schedule": "cosine",
     }  # fmt: skip
     assert {module.NUMERICS for module in (table, contest, identification, distillation)} == {1}
 
 
 def test_pages_fill_in_what_their_own_units_leave_out() -> None:
-    assert left_out(targets.get("table1").scales["cpu"]).keys() >= {"flip", "crop_padding", "schedule", "weights"}
-    assert left_out(targets.get("table3").scales["paper"]).keys().isdisjoint({"flip", "crop_padding"})
+    views = {"flip", "crop_padding", "crop_area"}
+    scales = (("table1", "cpu", {"flip", "crop_padding"}), ("table3", "paper", {"flip", "crop_area"}))
+    for name, scale, own in (*scales, ("table4", "paper", {"flip", "crop_area"}), ("table4", "smoke", {"flip"})):
+        assert left_out(targets.get(name).scales[scale]).keys() & views == own
 
 
 def test_a_unit_keeps_the_choices_that_change_it_where_they_are_not_ours() -> None:
@@ -224,6 +238,31 @@ def test_images_are_cropped_and_mirrored_as_chosen(data: Data, monkeypatch: pyte
         settings = with_defaults(batch=16, **chosen)
         train, _ = data.open(settings, Context(Path()))
         assert (train.padding, train.flip) == (settings["crop_padding"], settings["flip"])
+
+
+@pytest.mark.parametrize(("data", "fill"), [(IMAGENET, made_up.imagenet), (MINI_KINETICS, made_up.mini_kinetics)])
+def test_photographs_and_frames_are_cut_and_mirrored_as_chosen(
+    data: Data, fill: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    settings = with_defaults(classes=3, batch=2, image_size=32, crop_area=1.0, flip=0.0, frames=2)
+    train, _ = data.open(settings, Context(tmp_path, data_root=fill(tmp_path)))
+    assert isinstance(train, LoadedBatches)
+    crop, mirror = train.items._training_view.transforms
+    assert (tuple(crop.scale), mirror.p) == ((1.0, 1.0), 0.0)
+
+
+def test_moving_cifar_is_mirrored_as_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar10, "load", made_up.cifar10())
+    never, always = (
+        MOVING_CIFAR.open(with_defaults(batch=2, flip=flip), Context(Path()))[0].items for flip in (0.0, 1.0)
+    )
+    for index in range(4):
+        with torch.random.fork_rng():
+            shown = []
+            for items in (never, always):
+                torch.manual_seed(index)
+                shown.append(items.training(index)[0])
+        assert torch.equal(shown[0].flip(-1), shown[1])
 
 
 @pytest.mark.parametrize("schedule", CHOICES["schedule"].options)

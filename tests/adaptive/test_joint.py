@@ -24,6 +24,7 @@ from repro.networks.mobilenet import MobileNetV2
 from repro.networks.quantize import set_bits
 from repro.networks.resnet import ResNet18
 from repro.networks.switchable import TransitionalBatchNorm2d
+from repro.quantizers import PACT
 from repro.training.distillation import soft_cross_entropy
 from repro.training.loop import load, save
 
@@ -290,6 +291,51 @@ def test_bits_by_layer_reach_each_layer_and_tell_its_norm_what_came_before() -> 
     assert (network.bn1.previous, network.bn1.bits) == (8, 8)
     assert (first.bn2.previous, first.bn2.bits) == (8, 6)
     assert (second.bn1.previous, second.bn1.bits) == (6, 4)
+
+
+def used(network: nn.Module) -> set[str]:
+    """Batch norms and clip levels that a forward pass ran through."""
+    names: set[str] = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: names.add(name))
+        for name, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm2d | PACT)
+    ]
+    network(IMAGES)
+    for hook in hooks:
+        hook.remove()
+    return names
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("method", ["joint", "switchable_bn", "adabits", "any_precision", "bit_mixer", "coquant"])
+def test_which_norms_and_clip_levels_a_pass_uses_and_teaches(method: str, bits: int) -> None:
+    norm = {"joint": "", "bit_mixer": f".norms.{bits}_{bits}"}.get(method, f".norms.{bits}")
+    level = f".levels.{bits}" if method in ("adabits", "bit_mixer", "coquant") else ""
+    network = network_of(method).train()
+    set_bits(network, bits)
+    kinds = {name: module for name, module in network.named_modules() if isinstance(module, nn.BatchNorm2d | PACT)}
+    ran = used(network)
+    norms = {name for name in ran if isinstance(kinds[name], nn.BatchNorm2d)}
+    levels = ran - norms
+    assert len(norms) == 20
+    assert all(name.endswith(norm) for name in norms)
+    assert len(levels) == 16
+    assert all(name.endswith(level) for name in levels)
+    JointStep(network, (bits,), METHODS[method].recipe, SETTINGS, steps=1, seed=0)(IMAGES, LABELS, 0)
+    learned = {
+        name for name, module in kinds.items() if any(p.grad is not None and p.grad.any() for p in module.parameters())
+    }
+    assert learned <= norms | levels
+    assert norms <= learned
+
+
+def test_between_layers_of_two_bit_widths_the_norm_of_the_pair_is_used() -> None:
+    network = network_of("bit_mixer").train()
+    set_bits_by_layer(network, [8, 6, 4, 2] * 4)
+    names = used(network)
+    assert {"bn1.norms.8_8", "blocks.0.bn1.norms.8_8", "blocks.0.bn2.norms.8_6", "blocks.1.bn1.norms.6_4"} <= names
+    assert {"act1.levels.8", "blocks.0.act1.levels.6", "blocks.0.act2.levels.4"} <= names
 
 
 def test_learning_rates_of_a_joint_method() -> None:

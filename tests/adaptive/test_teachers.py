@@ -74,6 +74,20 @@ def test_early_the_most_confident_teaches_and_late_the_nearest() -> None:
     assert select(4, LOGITS, DISTANCES, strength=0.74) == 6
 
 
+def test_a_teacher_of_two_bits_by_hand_from_logits_and_weights() -> None:
+    """Weights (-1, -.1, .1, 1): codes (0, 111, 144, 255) at 8 bits, (0, 96, 144, 240) (510/480) at 4 and (0, 64, 128,
+    192) (510/384) at 2. So (-1, -.129, .129, 1), (-1, -.2, .2, 1) and (-1, -.333, .333, 1): 8 bits are .102 from 2, 4
+    bits .067. H(8) = .098 and H(4) = .611, .513 apart, are outweighed once lambda exceeds .513 / .0353 = 14.5."""
+    layer = nn.Conv2d(1, 4, 1, bias=False)
+    layer.weight.data.copy_(torch.tensor([-1.0, -0.1, 0.1, 1.0]).view(4, 1, 1, 1))
+    distances = weight_distances(quantize(nn.Sequential(layer), LayerRule(DoReFaWeight, PACT)), (8, 4, 2))
+    assert distances[8, 2] == pytest.approx(0.10196, abs=1e-5)
+    assert distances[4, 2] == pytest.approx(0.06667, abs=1e-5)
+    logits, generator = {8: SURE, 4: HALF_SURE}, np.random.default_rng(0)
+    found = [choose("selected", 2, logits, distances, strength, generator) for strength in (0.0, 14.4, 14.7)]
+    assert found == [8, 8, 4]
+
+
 @pytest.mark.parametrize(("rule", "expected"), [("highest", 8), ("next_higher", 6), ("nearest", 6), ("selected", 8)])
 def test_rules(rule: str, expected: int) -> None:
     assert choose(rule, 4, LOGITS, DISTANCES, 0.0, np.random.default_rng(0)) == expected

@@ -167,3 +167,6 @@ def test_batch_norm_statistics_after_calibration_are_those_of_the_data() -> None
     torch.testing.assert_close(network[0].running_var, variance)
     assert network[0].momentum == 0.1
     assert not network.training
+    calibrate_batch_norm(network, iter([(parts[0], None)]))
+    torch.testing.assert_close(network[0].running_mean, parts[0].mean((0, 2, 3)))
+    torch.testing.assert_close(network[0].running_var, parts[0].var((0, 2, 3)))
