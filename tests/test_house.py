@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ def test_nothing_imports_upward(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.chdir(ROOT)
     assert lint_imports(no_cache=True) == EXIT_STATUS_SUCCESS
+
+
+def test_the_examples_of_the_readme_are_true() -> None:
+    command = [sys.executable, "-m", "doctest", "-o", "NORMALIZE_WHITESPACE", "README.md"]  # registers a scaler
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, "")
 
 
 def test_tracked_files_name_no_machine_and_no_registry() -> None:
