@@ -384,6 +384,17 @@ class TestOut:
         assert fused.backward(g, x.bfloat16(), 0.1, -1.0, 1.0, scaler=STE, out=out).x is out
 
 
+@pytest.mark.parametrize("name", ["step", "lower", "upper"])
+@pytest.mark.parametrize("factors", [(1.0,), (0.8, 1.0, 1.3)], ids=["a tensor of one number", "per channel"])
+def test_one_parameter_alone_may_be_a_tensor(name: str, factors: tuple[float, ...]) -> None:
+    x, _ = data(4, 3, 5)
+    numbers = {"step": 0.1, "lower": -0.5, "upper": 0.8}
+    tensor = torch.tensor(factors) * numbers[name]
+    given: dict[str, Any] = numbers | {name: tensor if len(factors) > 1 else tensor[0]}
+    axis = 1 if len(factors) > 1 else None
+    assert torch.equal(fused.forward(x, **given, axis=axis), eager.forward(x, **given, axis=axis))
+
+
 @pytest.mark.parametrize("elements", [10, 2 * cpu.BLOCK], ids=["one block", "folded"])
 def test_sums_of_one_grid_are_three_numbers_and_nothing_behind_them(
     elements: int, monkeypatch: pytest.MonkeyPatch
