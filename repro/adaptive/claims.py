@@ -169,8 +169,7 @@ class Measured:
         return self.accuracy(method, int(column))
 
     def rows(self) -> list[Row]:
-        """Every cell, each Delta_B and their order, of rows that are ours too, and the patterns as far as they can be
-        judged."""
+        """Every cell, each Delta_B and their order, rows of ours too, and the patterns as far as they can be judged."""
         cells, methods = printed_cells(self.printed), (*self.printed.methods, *self._ours())
         rows = [
             self._number(
@@ -184,7 +183,7 @@ class Measured:
             for method in methods
             if method != INDIVIDUAL
         ]
-        rows += [self._order()] if self.agreement else []
+        rows += [self._order(self.agreement)] if self.agreement else []
         return rows + [self._pattern(pattern) for pattern in patterns(self.evidence.preregistered)]
 
     @cached_property
@@ -198,10 +197,8 @@ class Measured:
         found = {method: self.delta_b(method) for method in theirs}
         return rank_agreement({method: delta.estimate for method, delta in found.items() if delta}, theirs)
 
-    def _order(self) -> Row:
+    def _order(self, rho: Interval) -> Row:
         """The rank correlation, whose interval is over methods."""
-        assert self.agreement is not None
-        rho, methods = self.agreement, [method for method in self.printed.methods if method != INDIVIDUAL]
         state, reason = self.state(*self.printed.methods)
         judged = Judged("", ours=rho.estimate, n=rho.n, low=rho.low, high=rho.high)
         return Row(
@@ -209,7 +206,7 @@ class Measured:
             claim="rank_correlation",
             kind="number",
             scale=self.scale,
-            row=f"{len(methods)} methods",
+            row=f"{rho.n} methods",
             column=DELTA_B,
             read_from=self.printed.read_from,
             state=state,

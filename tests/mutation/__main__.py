@@ -127,9 +127,7 @@ class Trial:
         return f"killed by {said or ('a crash' if ended else 'time')}"
 
 
-def trials(
-    module: str, todo: list[Mutant], workers: int, seconds: float, limit: float = SECONDS
-) -> Iterator[tuple[Mutant, str]]:
+def trials(module: str, todo: list[Mutant], workers: int, seconds: float, limit: float) -> Iterator[tuple[Mutant, str]]:
     """Every mutant that can begin within this time, with its outcome, in the order in which they end.
 
     One that runs for longer than the limit is stopped.
