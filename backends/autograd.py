@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from backends import operator  # noqa: F401  registered, for the exported programs that call it
-from backends.contract import Scaler, check_noise
+from backends.contract import NOISE_CONTROLS, Scaler, check_noise
 from backends.function import FakeQuantize, FixedGrid, torch_backend
 
 
@@ -61,7 +61,8 @@ def fake_quantize(
 
         return traced(x, step, lower, upper, noise, axis, backend, scaler.name, scaler.delta, scaler.alpha, scaler.form)
     module = torch_backend(backend, x, scaler.name)
-    check_noise(scaler, noise, x.shape)
+    if noise is not None or scaler.name in NOISE_CONTROLS:
+        check_noise(scaler, noise, x.shape)
     if noise is None and not (isinstance(step, Tensor) or isinstance(lower, Tensor) or isinstance(upper, Tensor)):
         return FixedGrid.apply(x, (step, lower, upper), (scaler, axis, module))
     return FakeQuantize.apply(x, step, lower, upper, noise, (scaler, axis, module))

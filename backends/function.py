@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -10,27 +11,28 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import backends
-from backends.contract import Backend, BackendUnavailableError, Scaler, registered_function
+from backends.contract import BUILT_IN, Backend, BackendUnavailableError, Scaler
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
-FASTER_TRACED: tuple[str, ...] = ()
-"""Device types on which a compiled training step is faster with the eager operations, fused by Inductor with their
-neighbours, than with the operator. On two CPU cores the operator needs 0.75 of their time (`benchmarks/`, "compiled
-training step"). CUDA cannot be one of them: there Inductor divides by an approximation, against Q1."""
 TORCH_BACKENDS = tuple(name for name in backends.NAMES if name != "reference")
 
 
 def torch_backend(name: str | None, x: Tensor, scaler: str) -> Backend:
-    """The backend asked for by name or by the environment; else, automatically, fused where it can and eager."""
-    preset = backends.preset(name)  # asked for once: looking in vain takes a microsecond
-    if not (name or preset):
-        traced = torch.compiler.is_compiling() and x.device.type in FASTER_TRACED
-        if traced or x.dtype not in FUSED_DTYPES or registered_function(scaler):
-            return backends.choose("eager", None, x.device)
-    module = backends.choose(name, preset, x.device)
-    if module.__name__ == "backends.reference":  # type: ignore[attr-defined]
+    """The backend asked for by name or by the environment; else, automatically, fused where it can and eager.
+
+    Of `fused` it is the module for the device of x. Functions on the way cost more than they seem to: between two
+    calls the data of a network drives Python out of the processor's cache.
+    """
+    return _chosen(name, backends.preset(name), x.device, x.dtype in FUSED_DTYPES and scaler in BUILT_IN)
+
+
+@cache
+def _chosen(name: str | None, preset: str | None, device: torch.device, fusable: bool) -> Backend:
+    automatic = not (name or preset)
+    module: Any = backends.choose("eager" if automatic and not fusable else name, preset, device)
+    if module.__name__ == "backends.reference":
         raise BackendUnavailableError(f"backend 'reference' computes on NumPy arrays: ask for one of {TORCH_BACKENDS}")
-    return module
+    return module.kernels(device.type) if module.__name__ == "backends.fused" else module
 
 
 def _first_order(backward: Callable) -> Callable:
@@ -52,24 +54,25 @@ class FakeQuantize(torch.autograd.Function):
         noise: Tensor | None,
         constants: tuple[Scaler, int | None, Backend],
     ) -> Tensor:
-        ctx.constants, ctx.parameters = constants, [None if isinstance(p, Tensor) else p for p in (step, lower, upper)]
-        ctx.save_for_backward(x, *[p if isinstance(p, Tensor) else None for p in (step, lower, upper)], noise)
-        _, axis, module = constants
-        return module.forward(x, step, lower, upper, axis=axis)
+        ctx.constants, ctx.numbers = constants, []
+        tensors: list[Tensor | None] = [step, lower, upper]
+        for place, parameter in enumerate((step, lower, upper)):
+            if not isinstance(parameter, Tensor):
+                tensors[place] = None
+                ctx.numbers.append((place, parameter))
+        ctx.save_for_backward(x, *tensors, noise)
+        return constants[2].forward(x, step, lower, upper, axis=constants[1])
 
     @staticmethod
     @_first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *tensors, noise = ctx.saved_tensors
+        x, *parameters, noise = ctx.saved_tensors
+        for place, number in ctx.numbers:
+            parameters[place] = number
         scaler, axis, module = ctx.constants
-        parameters = [n if t is None else t for n, t in zip(ctx.parameters, tensors, strict=True)]
         needs = ctx.needs_input_grad[1:4]
-        gradients = module.backward(grad, x, *parameters, scaler=scaler, axis=axis, noise=noise, needs=needs)
-        own = [
-            gradient if gradient is None or gradient.dtype == t.dtype else gradient.to(t)
-            for gradient, t in zip(gradients, (x, *tensors), strict=True)
-        ]
-        return *own, None, None
+        own = module.backward(grad, x, *parameters, scaler=scaler, axis=axis, noise=noise, needs=needs)
+        return *own, None, None  # autograd gives a sum the dtype and the device of its parameter
 
 
 class FixedGrid(torch.autograd.Function):

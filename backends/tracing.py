@@ -11,9 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import backends
 from backends import operator
 from backends.contract import Scaler, check_noise, check_parameters
 from backends.function import FakeQuantize, torch_backend
+
+FASTER_TRACED: tuple[str, ...] = ()
+"""Device types on which a compiled training step is faster with the eager operations, fused by Inductor with their
+neighbours, than with the operator. On two CPU cores the operator needs 0.75 of their time (`benchmarks/`, "compiled
+training step"). CUDA cannot be one of them: there Inductor divides by an approximation, against Q1."""
 
 
 @torch.compiler.allow_in_graph  # Dynamo leaves the call whole; AOTAutograd runs it, as ordinary Python
@@ -32,12 +38,13 @@ def traced(
     An exported graph always holds the operator: traced operations would lose the gradients on the way. So does any
     graph on CUDA, where Inductor's division would be an approximation, against Q1.
     """
+    if x.device.type in FASTER_TRACED and not (backend or backends.preset(backend)):
+        backend = "eager"
     module = torch_backend(backend, x, scaler[0])
+    name = module.__name__.split(".")[1]  # type: ignore[attr-defined]
     check_noise(Scaler(*scaler), noise, x.shape)
     parameters = _as_tensors(x, step, lower, upper)
-    whole = module.__name__ != "backends.eager" or x.device.type == "cuda"  # type: ignore[attr-defined]
-    if whole or torch.compiler.is_exporting():
-        name = module.__name__.removeprefix("backends.")  # type: ignore[attr-defined]
+    if name != "eager" or x.device.type == "cuda" or torch.compiler.is_exporting():
         return operator.fake_quantize(x, *parameters, noise, axis, name, *scaler)
     if axis is None:
         return traced(x[None], *parameters, noise if noise is None else noise[None], 0, backend, *scaler)[0]

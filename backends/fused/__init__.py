@@ -85,12 +85,15 @@ def overlap(a: Tensor, b: Tensor | None) -> bool:
 
 def _module(x: Tensor) -> ModuleType:
     """The kernels for the device of x."""
-    return _kernels(x.device.type)
+    return kernels(x.device.type)
 
 
 @cache
-def _kernels(device: str) -> ModuleType:
-    """Imported when first needed."""
+def kernels(device: str) -> ModuleType:
+    """The module that computes on this type of device, with the four functions; imported when first needed.
+
+    Raises `BackendUnavailableError` for a device that has none, and where the package that they need is missing.
+    """
     if device not in PACKAGES:
         message = f"backend 'fused' computes on {' and '.join(PACKAGES)}, not on {device}: ask for 'eager'"
         raise BackendUnavailableError(message)

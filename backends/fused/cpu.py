@@ -12,7 +12,7 @@ import struct
 import threading
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ _KINDS = {
 
 def codes(x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None) -> Tensor:
     """`rint(clip(x, lower, upper) / step)` as int32; see `backends.fused.codes`."""
-    storage = _storage(x)
+    storage = STORAGE.get(x.dtype) or _refuse(x)
     work = _prepare(x, step, lower, upper, axis)
     result = torch.empty_like(work.x, dtype=torch.int32)
     work.run(loops.loop("elementwise", storage, np.int32, work.split.spread), result)
@@ -74,11 +74,11 @@ def forward(
     x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = None, out: Tensor | None = None
 ) -> Tensor:
     """`rint(clip(x, lower, upper) / step) * step`; see `backends.fused.forward`."""
-    storage = _storage(x)
+    storage = STORAGE.get(x.dtype) or _refuse(x)
     work = _prepare(x, step, lower, upper, axis)
-    result = _destination(out, work.x)
+    result = torch.empty_like(work.x) if out is None else _destination(out, work.x)
     work.run(loops.loop("elementwise", storage, storage, work.split.spread), result)
-    return _delivered(result, out)
+    return result if out is None else _delivered(result, out)
 
 
 def backward(
@@ -95,21 +95,22 @@ def backward(
     needs: Needs = (True, True, True),
 ) -> Gradients:
     """The four gradients; see `backends.fused.backward`."""
-    storage = _storage(x)
+    storage = STORAGE.get(x.dtype) or _refuse(x)
     kind, constants = _constants(scaler)
-    if grad.shape != x.shape:
+    if grad.shape != x.shape or not grad.is_cpu:
         check_like("grad", grad, x)
-    _check_cpu("grad", grad)
+        _check_cpu("grad", grad)
     if noise is not None or kind == loops.RANDOM:
         check_noise(scaler, noise, x.shape)
         _check_cpu("noise", noise)
     if grad.dtype != x.dtype:
         wide = backward(grad.float(), x.float(), step, lower, upper, scaler=scaler, axis=axis, noise=noise, needs=needs)
-        return wide._replace(x=_delivered(_destination(out, x).copy_(wide.x), out))
+        dx = wide.x.to(x.dtype) if out is None else _delivered(_destination(out, x).copy_(wide.x), out)
+        return wide._replace(x=dx)
     work = _prepare(x, step, lower, upper, axis)
     split, grad = work.split, _laid_out_like(work.x, grad)
     noise = None if noise is None else _laid_out_like(work.x, noise.float())
-    result = _destination(out, work.x, grad, noise)
+    result = torch.empty_like(work.x) if out is None else _destination(out, work.x, grad, noise)
     asked = needs[0] * loops.STEP_SUM | needs[1] * loops.LOWER_SUM | needs[2] * loops.UPPER_SUM
     sums = _empty(3 if split.channels == 1 else 3 + 3 * split.channels, torch.float32) if asked else None
     folded = asked and (split.blocks != 1 or split.spread)
@@ -132,12 +133,13 @@ def backward(
         shaped = sums.unbind()
     else:
         shaped = _shaped(sums, split.channels, (step, lower, upper), needs)
-    return Gradients(_delivered(result, out), *shaped)
+    return Gradients(result if out is None else _delivered(result, out), *shaped)
 
 
 def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None = None) -> Tensor:
     """The multiplier s; see `backends.fused.multiplier`."""
-    _storage(grad)
+    if grad.dtype not in STORAGE:
+        _refuse(grad)
     check_noise(scaler, noise, grad.shape)
     _check_cpu("error", error)
     _check_cpu("noise", noise)
@@ -252,29 +254,36 @@ class _Work(NamedTuple):
 
 def _prepare(x: Tensor, step: Any, lower: Any, upper: Any, axis: int | None) -> _Work:
     """x and the parameters as the loops take them, checked (Q5-Q7)."""
-    order = list(range(x.ndim)) if x.is_contiguous() else _order(x)
-    if order is None or x.is_neg():
+    dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last) or _order(x) is not None
+    if not dense or x.is_neg():
         x = x.detach().clone()  # without gaps, laid out as `empty_like` has it
-        order = _order(x)
-    if isinstance(step, Tensor) or isinstance(lower, Tensor) or isinstance(upper, Tensor):
-        given = {"step": step, "lower": lower, "upper": upper}
-        for value in given.values():
-            _check_cpu("a parameter", value)
-        if any(isinstance(value, Tensor) and value.ndim for value in given.values()):
-            return _prepare_channels(x, order, given, axis)  # type: ignore[arg-type]
+    numbers = []
+    for value in (step, lower, upper):
+        if isinstance(value, Tensor):
+            if value.ndim or not value.is_cpu:
+                return _prepare_channels(x, {"step": step, "lower": lower, "upper": upper}, axis)
+            value = value.item()
+        numbers.append(float(value))
     if axis is not None:
         check_axis(axis, x.shape)
-    return _Work(x, _split(1, 1, x.numel()), None, _numbers(step, lower, upper))
+    s, low, high = numbers
+    # Only what lies far from every limit of Q6, rounding to float32 included, is spared the exact check.
+    if not (1e-30 < s < 1e30 and -s * CERTAIN_CODE < low <= 0 <= high < s * CERTAIN_CODE):
+        check_parameters(step=s, lower=low, upper=high)
+    return _Work(x, _split(1, 1, x.numel()), None, (s, low, high))
 
 
-def _prepare_channels(x: Tensor, order: list[int], given: dict[str, Any], axis: int | None) -> _Work:
-    """The same where a parameter has one number per channel; `order` as in `_order`."""
+def _prepare_channels(x: Tensor, given: dict[str, Any], axis: int | None) -> _Work:
+    """The same where a parameter has one number per channel."""
+    for value in given.values():
+        _check_cpu("a parameter", value)
     numbers = {name: value for name, value in given.items() if not isinstance(value, Tensor) or not value.ndim}
     if numbers:
         check_parameters(**numbers)
     axis = check_axis(axis, x.shape, **{name: value.shape for name, value in given.items() if name not in numbers})
+    order: Any = list(range(x.ndim)) if x.is_contiguous() else _order(x)
     sizes = [x.shape[dimension] for dimension in order]
-    place = order.index(axis)  # type: ignore[arg-type]
+    place = order.index(axis)
     outer, channels, inner = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])
     split = _split(outer, channels, inner)
     grids = torch.stack([_column(value, channels) for value in given.values()])
@@ -286,34 +295,18 @@ def _prepare_channels(x: Tensor, order: list[int], given: dict[str, Any], axis: 
 def _column(value: Any, channels: int) -> Tensor:
     """A parameter as one float32 number per channel."""
     if not isinstance(value, Tensor) or not value.ndim:
-        return torch.full((channels,), float(_read(value)), dtype=torch.float32, device=CPU)
+        number = value.item() if isinstance(value, Tensor) else value
+        return torch.full((channels,), float(number), dtype=torch.float32, device=CPU)
     value = value.detach() if torch.is_grad_enabled() else value
     return value if value.dtype == torch.float32 else value.float()
 
 
-def _numbers(step: Any, lower: Any, upper: Any) -> tuple[float, float, float]:
-    """The parameters of one grid, checked."""
-    s, low, high = float(_read(step)), float(_read(lower)), float(_read(upper))
-    # Only what lies far from every limit of Q6, rounding to float32 included, is spared the exact check.
-    if not (1e-30 < s < 1e30 and -s * CERTAIN_CODE < low <= 0 <= high < s * CERTAIN_CODE):
-        check_parameters(step=s, lower=low, upper=high)
-    return s, low, high
-
-
-def _read(value: Any) -> Any:
-    """A number, or that of a 0-d tensor."""
-    return value.item() if isinstance(value, Tensor) else value
-
-
-def _storage(x: Tensor) -> type:
-    """How the loops see the elements of x; raises for a dtype that they do not compute."""
-    try:
-        return STORAGE[x.dtype]
-    except KeyError:
-        if x.dtype in (torch.float16, torch.float64):
-            message = f"backend 'fused' computes float32 and bfloat16, not {x.dtype}: ask for 'eager'"
-            raise BackendUnavailableError(message) from None
-        raise TypeError(f"expected float32 or bfloat16, got {x.dtype}") from None
+def _refuse(x: Tensor) -> NoReturn:
+    """Raise for a dtype that the loops do not compute."""
+    if x.dtype in (torch.float16, torch.float64):
+        message = f"backend 'fused' computes float32 and bfloat16, not {x.dtype}: ask for 'eager'"
+        raise BackendUnavailableError(message)
+    raise TypeError(f"expected float32 or bfloat16, got {x.dtype}")
 
 
 @lru_cache(maxsize=256)
@@ -353,11 +346,10 @@ def _empty(elements: int, dtype: torch.dtype) -> Tensor:
     return torch.empty(elements, dtype=dtype, device=CPU)
 
 
-def _same_layout(a: Tensor, b: Tensor) -> bool:
-    """Whether the same place in memory holds the same element; not where one is a view that turns signs."""
-    if a.is_neg() or b.is_neg():
-        return False
-    return (a.is_contiguous() and b.is_contiguous()) or a.stride() == b.stride()
+def _same_layout(x: Tensor, other: Tensor) -> bool:
+    """Whether the same place in memory holds the same element; not where `other` is a view that turns signs."""
+    alike = (x.is_contiguous() and other.is_contiguous()) or x.stride() == other.stride()
+    return alike and not other.is_neg()
 
 
 def _laid_out_like(x: Tensor, other: Tensor) -> Tensor:
@@ -365,20 +357,16 @@ def _laid_out_like(x: Tensor, other: Tensor) -> Tensor:
     return other if _same_layout(x, other) else torch.empty_like(x, dtype=other.dtype).copy_(other.detach())
 
 
-def _destination(out: Tensor | None, x: Tensor, *read: Tensor | None) -> Tensor:
+def _destination(out: Tensor, x: Tensor, *read: Tensor | None) -> Tensor:
     """Where the loop writes: `out`, if it lies as x does, and apart from what is read; or else a new tensor."""
-    if out is None:
-        return torch.empty_like(x)
     check_like("out", out, x)
     _check_cpu("out", out)
     usable = _same_layout(x, out) and not any(overlap(out, each) for each in (x, *read))
     return out if usable else torch.empty_like(x)
 
 
-def _delivered(result: Tensor, out: Tensor | None) -> Tensor:
-    """The result, in `out` where given; autograd is told of the writing that it did not see."""
-    if out is None:
-        return result
+def _delivered(result: Tensor, out: Tensor) -> Tensor:
+    """The result, in `out`; autograd is told of the writing that it did not see."""
     if result is not out:
         out.detach().copy_(result)
     increment_version(out)

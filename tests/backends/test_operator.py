@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 import backends
-from backends import BackendUnavailableError, Scaler, eager, function, fused, operator
+from backends import BackendUnavailableError, Scaler, eager, fused, operator, tracing
 from backends.autograd import fake_quantize
 from backends.contract import register_scaler, unregister_scaler
 from tests.backends.cases import assert_equal, no_cuda, plain
@@ -124,7 +124,7 @@ class TestAutomaticChoice:
         """Names of the backends whose `forward` ran."""
         monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
         calls: list[str] = []
-        for module in (eager, fused):
+        for module in (eager, fused.kernels("cpu")):
 
             def forward(
                 *args: Any, module: Any = module, original: Callable = module.forward, **options: Any
@@ -138,7 +138,7 @@ class TestAutomaticChoice:
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
     def test_by_dtype(self, ran: list[str], dtype: torch.dtype) -> None:
         fake_quantize(torch.ones(2, dtype=dtype), *SETTING.parameters, scaler=Scaler("ste"))
-        assert ran == ["backends.fused" if dtype in (torch.float32, torch.bfloat16) else "backends.eager"]
+        assert ran == ["backends.fused.cpu" if dtype in (torch.float32, torch.bfloat16) else "backends.eager"]
 
     def test_by_scaler(self, ran: list[str]) -> None:
         register_scaler("cubic")(lambda xp, grad, error, delta, alpha: 1 + delta * error**3)
@@ -161,7 +161,7 @@ class TestAutomaticChoice:
         self, monkeypatch: pytest.MonkeyPatch, faster: tuple[str, ...], ran_op: str
     ) -> None:
         monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
-        monkeypatch.setattr(function, "FASTER_TRACED", faster)
+        monkeypatch.setattr(tracing, "FASTER_TRACED", faster)
         assert_compiled_equals_eager(None, SETTING.parameters, {ran_op})
 
 

@@ -74,7 +74,7 @@ def test_fused_without_the_package_of_its_kernels_is_refused() -> None:
         "import sys; sys.modules['numba'] = sys.modules['triton'] = None\n"
         "from backends import BackendUnavailableError, fused\n"
         "for device in ('cpu', 'cuda'):\n"
-        "    try: fused._kernels(device)\n"
+        "    try: fused.kernels(device)\n"
         "    except BackendUnavailableError as error: print(error)"
     )
     said = subprocess.check_output([sys.executable, "-c", script], text=True)
