@@ -281,7 +281,7 @@ def _prepare_channels(x: Tensor, given: dict[str, Any], axis: int | None) -> _Wo
     if numbers:
         check_parameters(**numbers)
     axis = check_axis(axis, x.shape, **{name: value.shape for name, value in given.items() if name not in numbers})
-    order: Any = list(range(x.ndim)) if x.is_contiguous() else _order(x)
+    order: Any = list(range(x.ndim)) if x.is_contiguous() else _order(x)  # of no elements any order would do
     sizes = [x.shape[dimension] for dimension in order]
     place = order.index(axis)
     outer, channels, inner = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])

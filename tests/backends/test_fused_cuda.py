@@ -279,6 +279,33 @@ class TestKernels:
         assert gradients.step.sum() == -0.15625 * x.numel()  # 0.25 * (0 - 1.25 * 0.5) each
         assert all(array.isnan().sum() == 2 * cuda.TILE for array in around)
 
+    @pytest.mark.parametrize(("shape", "axis"), [shape[:2] for shape in SHAPES])
+    def test_every_address_that_is_read_is_of_a_tensor(
+        self, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], axis: int | None
+    ) -> None:
+        """Those of parameters too, of which a tile beyond the last channel has none."""
+        memory: list[range] = []
+        strays: list[np.ndarray] = []
+        launch, load = interpreted()._launch, interpreter.InterpreterBuilder.create_masked_load
+
+        def known(kernel: Any, programs: int, places: int, *arguments: Any, **constants: Any) -> None:
+            arrays = [array for array in arguments if isinstance(array, torch.Tensor)]
+            memory[:] = [range(array.data_ptr(), array.data_ptr() + array.nbytes) for array in arrays]
+            launch(kernel, programs, places, *arguments, **constants)
+
+        def watched(builder: Any, pointers: Any, mask: Any, *options: Any) -> Any:
+            read = pointers.data[mask.data]
+            strays.append(read[~np.any([(read >= of.start) & (read < of.stop) for of in memory], axis=0)])
+            return load(builder, pointers, mask, *options)
+
+        monkeypatch.setattr(interpreted(), "_launch", known)
+        monkeypatch.setattr(interpreter.InterpreterBuilder, "create_masked_load", watched)
+        x, step = torch.ones(shape), 0.5 if axis is None else torch.full((shape[axis],), 0.5)
+        interpreted().forward(x, step, -1.0, 1.0, axis=axis)
+        interpreted().backward(x, x, step, -1.0, 1.0, scaler=STE, axis=axis)
+        assert strays
+        assert not np.concatenate(strays).size
+
     def test_Q2_codes_up_to_the_largest(self, backend: Case) -> None:
         """On both sides of 2**22 and 2**23, where float32 loses its quarters and halves, and odd ones beyond."""
         x = np.float32([2**22 - 0.5, 2**22 + 0.5, 2**22 + 1.5, 2**23 - 0.5, 2**23 + 1, 2**24 - 1])
@@ -644,6 +671,17 @@ class TestMachineCode:
         cuda.backward(x, x, 0.5, -1.0, 1.0, scaler=STE, needs=needs)
         code = compiled(meta_launch["_backward_kernel"])["ttir"]
         assert code.count('"tt.reduce"') == 2 * sum(needs)  # of neighbours, and of all that a program has
+
+    @pytest.mark.parametrize(
+        ("shape", "reductions"), [((1, 200, 2), 6), ((512, 48, 3), 3)], ids=["by_row", "by_column"]
+    )
+    def test_neighbours_are_added_up_where_they_are_of_one_channel(
+        self, meta_launch: dict[str, Launch], shape: tuple[int, ...], reductions: int
+    ) -> None:
+        """Both of two in a row, too."""
+        x, channels = torch.empty(shape, **META), torch.empty(shape[1], **META)
+        cuda.backward(x, x, channels, -1.0, channels, scaler=STE, axis=1)
+        assert compiled(meta_launch["_backward_kernel"])["ttir"].count('"tt.reduce"') == reductions
 
     @pytest.mark.parametrize(
         ("shape", "reciprocals"), [((4, 64, 48), 1), ((512, 48, 3), 4)], ids=["by_row", "by_column"]
