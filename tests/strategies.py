@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 BIT_WIDTHS = (2, 3, 4, 5, 6, 7, 8)
-STEPS = (0.5, 0.1, 1 / 3, 0.0123, 7.77, 3e-39)
-"""A power of two, whose ties are exact, ordinary steps, and a subnormal one."""
+STEPS = (0.5, 0.1, 1 / 3, 0.0123, 7.77, 3e-39, 2.0**-149, 1.5 * 2.0**60, 1e36)
+"""A power of two, whose ties are exact, ordinary steps, subnormal ones down to the smallest, and huge ones."""
 
 
 @dataclass(frozen=True)

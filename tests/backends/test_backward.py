@@ -47,6 +47,12 @@ class TestVectors:
         assert_equal(gradients.lower, np.array(-2.5, np.float32))
         assert_equal(gradients.upper, np.array(0.75, np.float32))
 
+    def test_a_quotient_far_below_a_step(self, backend: Case) -> None:
+        """Its code is 0, and what STE adds to the gradient of the step is -v itself."""
+        x = np.float32([1e-30])
+        gradients = backend.backward(np.ones_like(x), x, 200.0, -800.0, 800.0, scaler=STE)
+        np.testing.assert_allclose(gradients.step, np.float32(-5e-33), rtol=1e-6)
+
     def test_per_channel(self, backend: Case) -> None:
         x = np.float32([[0.375, 0.375], [9.0, -9.0], [-9.0, -9.0]])
         g = np.float32([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
