@@ -53,7 +53,7 @@ def preset(name: str | None) -> str | None:
 
 @cache
 def choose(name: str | None, preset: str | None, device: Any) -> Backend:
-    """`get`, given what `preset` found; remembered, because every fake quantization asks."""
+    """`get`, given what `preset` found; remembered."""
     kind = None if device is None else str(device).partition(":")[0]
     asked = name or preset or _automatic(kind)
     if asked not in NAMES:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from backends import operator  # noqa: F401  registered, for the exported programs that call it
 from backends.contract import NOISE_CONTROLS, Scaler, check_noise
-from backends.function import FakeQuantize, FixedGrid, torch_backend
+from backends.function import FakeQuantize, FixedGrid, torch_functions
 
 
 def fake_quantize(
@@ -60,7 +60,7 @@ def fake_quantize(
         from backends.tracing import traced  # not before: it imports Dynamo, which takes seconds
 
         return traced(x, step, lower, upper, noise, axis, backend, scaler.name, scaler.delta, scaler.alpha, scaler.form)
-    module = torch_backend(backend, x, scaler.name)
+    module = torch_functions(backend, x, scaler.name)
     if noise is not None or scaler.name in NOISE_CONTROLS:
         check_noise(scaler, noise, x.shape)
     if noise is None and not (isinstance(step, Tensor) or isinstance(lower, Tensor) or isinstance(upper, Tensor)):

@@ -11,27 +11,42 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 import backends
-from backends.contract import BUILT_IN, Backend, BackendUnavailableError, Scaler
+from backends.contract import Backend, BackendUnavailableError, Scaler, registered_function
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
 TORCH_BACKENDS = tuple(name for name in backends.NAMES if name != "reference")
 
 
 def torch_backend(name: str | None, x: Tensor, scaler: str) -> Backend:
-    """The backend asked for by name or by the environment; else, automatically, fused where it can and eager.
+    """The backend asked for by name or by the environment; else, automatically, fused where it can and eager."""
+    return _backend(name, backends.preset(name), x.device, _fusable(x, scaler))
 
-    Of `fused` it is the module for the device of x. Functions on the way cost more than they seem to: between two
-    calls the data of a network drives Python out of the processor's cache.
+
+def torch_functions(name: str | None, x: Tensor, scaler: str) -> Backend:
+    """The same; of `fused`, the module for the device of x.
+
+    Functions on the way cost more than they seem to: between two calls the data of a network drives Python out of the
+    processor's cache.
     """
-    return _chosen(name, backends.preset(name), x.device, x.dtype in FUSED_DTYPES and scaler in BUILT_IN)
+    return _functions(name, backends.preset(name), x.device, _fusable(x, scaler))
+
+
+def _fusable(x: Tensor, scaler: str) -> bool:
+    return x.dtype in FUSED_DTYPES and not registered_function(scaler)
 
 
 @cache
-def _chosen(name: str | None, preset: str | None, device: torch.device, fusable: bool) -> Backend:
+def _backend(name: str | None, preset: str | None, device: torch.device, fusable: bool) -> Backend:
     automatic = not (name or preset)
     module: Any = backends.choose("eager" if automatic and not fusable else name, preset, device)
     if module.__name__ == "backends.reference":
         raise BackendUnavailableError(f"backend 'reference' computes on NumPy arrays: ask for one of {TORCH_BACKENDS}")
+    return module
+
+
+@cache
+def _functions(name: str | None, preset: str | None, device: torch.device, fusable: bool) -> Backend:
+    module: Any = _backend(name, preset, device, fusable)
     return module.kernels(device.type) if module.__name__ == "backends.fused" else module
 
 

@@ -11,15 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import backends
 from backends import operator
 from backends.contract import Scaler, check_noise, check_parameters
 from backends.function import FakeQuantize, torch_backend
-
-FASTER_TRACED: tuple[str, ...] = ()
-"""Device types on which a compiled training step is faster with the eager operations, fused by Inductor with their
-neighbours, than with the operator. On two CPU cores the operator needs 0.75 of their time (`benchmarks/`, "compiled
-training step"). CUDA cannot be one of them: there Inductor divides by an approximation, against Q1."""
 
 
 @torch.compiler.allow_in_graph  # Dynamo leaves the call whole; AOTAutograd runs it, as ordinary Python
@@ -35,13 +29,13 @@ def traced(
 ) -> Tensor:
     """`fake_quantize`; `scaler` is the scaler's fields. Raises where the shapes and numbers are wrong.
 
-    An exported graph always holds the operator: traced operations would lose the gradients on the way. So does any
-    graph on CUDA, where Inductor's division would be an approximation, against Q1.
+    Of `fused` the graph holds the operator, though Inductor fuses the operations of `eager` with their neighbours: a
+    training step on two CPU cores takes 0.75 of the time (`benchmarks/`, "compiled training step"). An exported graph
+    always does: traced operations would lose the gradients on the way. So does any graph on CUDA, where Inductor's
+    division would be an approximation, against Q1.
     """
-    if x.device.type in FASTER_TRACED and not (backend or backends.preset(backend)):
-        backend = "eager"
     module = torch_backend(backend, x, scaler[0])
-    name = module.__name__.split(".")[1]  # type: ignore[attr-defined]
+    name = module.__name__.removeprefix("backends.")  # type: ignore[attr-defined]
     check_noise(Scaler(*scaler), noise, x.shape)
     parameters = _as_tensors(x, step, lower, upper)
     if name != "eager" or x.device.type == "cuda" or torch.compiler.is_exporting():

@@ -26,7 +26,7 @@ def codes(x: Tensor, step: Any, lower: Any, upper: Any, *, axis: int | None = No
     >>> codes(torch.tensor([-9.0, 0.25, 0.75, 0.8]), step=0.5, lower=-1.0, upper=1.0)
     tensor([-2,  0,  2,  2], dtype=torch.int32)
     """
-    return _module(x).codes(x, step, lower, upper, axis=axis)
+    return kernels(x.device.type).codes(x, step, lower, upper, axis=axis)
 
 
 def forward(
@@ -40,7 +40,7 @@ def forward(
     >>> forward(torch.tensor([-9.0, 0.25, 0.75, 0.8]), step=0.5, lower=-1.0, upper=1.0)
     tensor([-1.,  0.,  1.,  1.])
     """
-    return _module(x).forward(x, step, lower, upper, axis=axis, out=out)
+    return kernels(x.device.type).forward(x, step, lower, upper, axis=axis, out=out)
 
 
 def backward(
@@ -65,7 +65,8 @@ def backward(
     >>> backward(grad, x, 0.5, -1.0, 1.0, scaler=Scaler("ste"))
     Gradients(x=tensor([0., 1., 1.]), step=tensor(0.4000), lower=tensor(1.), upper=tensor(0.))
     """
-    return _module(x).backward(grad, x, step, lower, upper, scaler=scaler, axis=axis, noise=noise, out=out, needs=needs)
+    module = kernels(x.device.type)
+    return module.backward(grad, x, step, lower, upper, scaler=scaler, axis=axis, noise=noise, out=out, needs=needs)
 
 
 def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -75,17 +76,12 @@ def multiplier(scaler: Scaler, grad: Tensor, error: Tensor, noise: Tensor | None
     >>> multiplier(Scaler("pbgs", delta=0.1), torch.tensor([1.0, -1.0]), torch.tensor([0.5, -0.25]))
     tensor([1.0500, 1.0250])
     """
-    return _module(grad).multiplier(scaler, grad, error, noise)
+    return kernels(grad.device.type).multiplier(scaler, grad, error, noise)
 
 
 def overlap(a: Tensor, b: Tensor | None) -> bool:
     """Whether two tensors without gaps share memory."""
     return b is not None and a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
-
-
-def _module(x: Tensor) -> ModuleType:
-    """The kernels for the device of x."""
-    return kernels(x.device.type)
 
 
 @cache

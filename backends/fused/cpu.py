@@ -274,16 +274,16 @@ def _prepare(x: Tensor, step: Any, lower: Any, upper: Any, axis: int | None) -> 
 
 
 def _prepare_channels(x: Tensor, given: dict[str, Any], axis: int | None) -> _Work:
-    """The same where a parameter has one number per channel."""
+    """The same where a parameter has one number per channel; one that is not on the CPU is refused."""
     for value in given.values():
         _check_cpu("a parameter", value)
     numbers = {name: value for name, value in given.items() if not isinstance(value, Tensor) or not value.ndim}
     if numbers:
         check_parameters(**numbers)
     axis = check_axis(axis, x.shape, **{name: value.shape for name, value in given.items() if name not in numbers})
-    order: Any = list(range(x.ndim)) if x.is_contiguous() else _order(x)  # of no elements any order would do
+    order = _order(x) or []
     sizes = [x.shape[dimension] for dimension in order]
-    place = order.index(axis)
+    place = order.index(axis)  # type: ignore[arg-type]
     outer, channels, inner = math.prod(sizes[:place]), sizes[place], math.prod(sizes[place + 1 :])
     split = _split(outer, channels, inner)
     grids = torch.stack([_column(value, channels) for value in given.values()])
@@ -331,6 +331,8 @@ def _constants(scaler: Scaler) -> tuple[int, bytes]:
 
 def _order(x: Tensor) -> list[int] | None:
     """The dimensions as they lie in memory, outermost first; None where x has gaps or overlaps."""
+    if x.is_contiguous():
+        return list(range(x.ndim))
     order = sorted(range(x.ndim), key=x.stride, reverse=True)
     expected = 1
     for dimension in reversed(order):
@@ -347,7 +349,7 @@ def _empty(elements: int, dtype: torch.dtype) -> Tensor:
 
 
 def _same_layout(x: Tensor, other: Tensor) -> bool:
-    """Whether the same place in memory holds the same element; not where `other` is a view that turns signs."""
+    """Whether the same place in memory holds the same element of x, which turns no signs, and of `other`."""
     alike = (x.is_contiguous() and other.is_contiguous()) or x.stride() == other.stride()
     return alike and not other.is_neg()
 

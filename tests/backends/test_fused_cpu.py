@@ -345,6 +345,7 @@ def test_a_view_that_turns_signs_is_read_as_it_is_seen() -> None:
         found = fused.multiplier(own, back, turned / 10, turned_noise), fused.multiplier(own, g, x / 10, noise)
         assert torch.equal(*found)
     assert torch.equal(fused.multiplier(EWGS, g, turned), fused.multiplier(EWGS, g, x))
+    assert fused.codes(torch._neg_view(torch.empty(0, 3)), torch.ones(3), -1.0, 1.0, axis=1).shape == (0, 3)
 
 
 class TestOut:

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.profiler import profile
 
 import backends
-from backends import BackendUnavailableError, Scaler, eager, fused, operator, tracing
+from backends import BackendUnavailableError, Scaler, eager, fused, operator
 from backends.autograd import fake_quantize
-from backends.contract import register_scaler, unregister_scaler
+from backends.contract import UnknownNameError, register_scaler, unregister_scaler
 from tests.backends.cases import assert_equal, no_cuda, plain
 from tests.strategies import grid, specials, tie_grid
 
@@ -156,13 +156,17 @@ class TestAutomaticChoice:
         with pytest.raises(BackendUnavailableError, match="ask for 'eager'"):
             fake_quantize(x, *SETTING.parameters, scaler=Scaler("ste"))
 
-    @pytest.mark.parametrize(("faster", "ran_op"), [((), OPERATOR), (("cpu",), ROUND)])
-    def test_when_compiled_by_the_measurement(
-        self, monkeypatch: pytest.MonkeyPatch, faster: tuple[str, ...], ran_op: str
-    ) -> None:
+    def test_when_compiled_by_the_measurement(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The operator, which is the faster one."""
         monkeypatch.delenv(backends.ENVIRONMENT_VARIABLE, raising=False)
-        monkeypatch.setattr(tracing, "FASTER_TRACED", faster)
-        assert_compiled_equals_eager(None, SETTING.parameters, {ran_op})
+        assert_compiled_equals_eager(None, SETTING.parameters, {OPERATOR})
+
+    def test_a_scaler_that_is_registered_no_more_is_refused_at_once(self) -> None:
+        register_scaler("cubic")(lambda xp, grad, error, delta, alpha: 1 + delta * error**3)
+        scaler = Scaler("cubic")
+        unregister_scaler("cubic")
+        with pytest.raises(UnknownNameError, match="unknown scaler 'cubic'"):
+            fake_quantize(torch.ones(2), *SETTING.parameters, scaler=scaler)
 
 
 def test_a_compiled_graph_adds_up_no_sum_that_nobody_needs(monkeypatch: pytest.MonkeyPatch) -> None:
