@@ -298,15 +298,16 @@ class _Worker:
 
 @contextmanager
 def _for_children() -> Iterator[None]:
-    """What a process started here inherits: one thread per numeric library, and deafness to Ctrl-C.
+    """What a process started here inherits: one thread per numeric library, keeping its memory, deafness to Ctrl-C.
 
-    Both must hold before the child's first import; only the parent handles an interrupt. The resource tracker is
+    All must hold before the child's first import; only the parent handles an interrupt. The resource tracker is
     started first because starting it clears the signal mask.
     """
     resource_tracker.ensure_running()
-    before = {name: os.environ.get(name) for name in hardware.ONE_THREAD}
+    inherited = hardware.ONE_THREAD | hardware.MEMORY_KEPT
+    before = {name: os.environ.get(name) for name in inherited}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    os.environ.update(hardware.ONE_THREAD)
+    os.environ.update(inherited)
     try:
         yield
     finally:

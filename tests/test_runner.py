@@ -104,6 +104,7 @@ def test_a_worker_alone_takes_whichever_core_is_free(workers: int, target: Targe
     run_units(target, units(target), replace(setup, workers=workers), limit=1)
     (record,), _ = setup.store.read()
     assert (record.values["threads"], record.values["cores"]) == (1, len(hardware.cores()))
+    assert record.values["keeps_memory"] == 1
 
 
 @pytest.mark.parametrize("backend", [None, "reference"])

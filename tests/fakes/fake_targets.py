@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from repro import hardware
 from repro.errors import ReproError
 from repro.evidence.claims import Row
 from repro.evidence.collection import Evidence
@@ -53,6 +54,7 @@ class Counting:
         values = {
             "total": float(total),
             "threads": float(os.environ["OMP_NUM_THREADS"]),
+            "keeps_memory": float(os.environ.keys() >= hardware.MEMORY_KEPT.keys()),
             "cores": float(len(os.sched_getaffinity(0))),
             "on_reference": float(os.environ.get("REPRO_BACKEND") == "reference"),
         }
