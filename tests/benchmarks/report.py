@@ -288,8 +288,8 @@ def page(found: Sequence[Row], about: dict[str, Any]) -> None:
     notes = (
         f"{versions}. Contenders of a race run in turn, in one process; `time` is in multiples of the column beside "
         "it, `of copy` the bandwidth in parts of that of `out.copy_(x)` in the same race. A row whose 80th percentile "
-        f"is more than {QUIET} times its 20th was disturbed: the machine had something else to do. A sample is the mean "
-        "of as many calls as take 5 ms (before commit 2ec817c: .5 ms)."
+        f"is more than {QUIET} times its 20th was disturbed: the machine had something else to do. A sample is the "
+        "mean of as many calls as take 5 ms (before commit 2ec817c: .5 ms)."
     )
     if any(row.peak_mib for row in found):
         notes += (
