@@ -42,7 +42,8 @@ def fake_quantize(
     for the two noise controls alone, is a tensor like x. `backend` names a torch backend (`backends.get` chooses
     without it).
 
-    Between forward and backward x alone is kept, beside the parameters (and the noise): the rest is recomputed (G4).
+    Between forward and backward x alone is kept, beside the parameters (and the noise): the rest is recomputed (G4). Of
+    0-d parameters on the CPU the numbers are kept: a change in between is not seen.
     There is no second derivative. `torch.compile` and `torch.export` trace through it without a graph break; autocast
     leaves it alone. Raises `TypeError` and `ValueError` as `backends.eager.forward` does, and as
     `backends.get` for a backend that is unknown or cannot serve. Source: contract Q1-Q7, G1-G4.

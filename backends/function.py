@@ -69,21 +69,24 @@ class FakeQuantize(torch.autograd.Function):
         noise: Tensor | None,
         constants: tuple[Scaler, int | None, Backend],
     ) -> Tensor:
-        ctx.constants, ctx.numbers = constants, []
-        tensors: list[Tensor | None] = [step, lower, upper]
-        for place, parameter in enumerate((step, lower, upper)):
-            if not isinstance(parameter, Tensor):
-                tensors[place] = None
-                ctx.numbers.append((place, parameter))
-        ctx.save_for_backward(x, *tensors, noise)
-        return constants[2].forward(x, step, lower, upper, axis=constants[1])
+        parameters: list[Any] = [step, lower, upper]
+        channels: list[Tensor] = []
+        for place, parameter in enumerate(parameters):
+            if isinstance(parameter, Tensor):
+                if parameter.ndim or not parameter.is_cpu:
+                    channels.append(parameter)
+                else:
+                    parameters[place] = parameter.item()  # once, for the backward too
+        ctx.save_for_backward(x, noise, *channels)
+        ctx.constants, ctx.numbers = constants, [None if isinstance(p, Tensor) else p for p in parameters]
+        return constants[2].forward(x, *parameters, axis=constants[1])
 
     @staticmethod
     @_first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *parameters, noise = ctx.saved_tensors
-        for place, number in ctx.numbers:
-            parameters[place] = number
+        x, noise, *channels = ctx.saved_tensors
+        following = iter(channels)
+        parameters = [next(following) if number is None else number for number in ctx.numbers]
         scaler, axis, module = ctx.constants
         needs = ctx.needs_input_grad[1:4]
         own = module.backward(grad, x, *parameters, scaler=scaler, axis=axis, noise=noise, needs=needs)

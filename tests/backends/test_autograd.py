@@ -143,9 +143,18 @@ class TestSaved:
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             y = fake_quantize(x, *parameters, scaler=Scaler("tanh"), axis=axis)
-        assert [tensor.data_ptr() for tensor in saved] == [tensor.data_ptr() for tensor in (x, *parameters)]
+        kept = (x, *parameters) if axis == 0 else (x,)  # of one grid, its three numbers
+        assert [tensor.data_ptr() for tensor in saved] == [tensor.data_ptr() for tensor in kept]
         held = [value for value in vars(y.grad_fn).values() if isinstance(value, Tensor)]
         assert held == []
+
+    def test_the_backward_is_of_the_grid_that_the_forward_had(self) -> None:
+        x, step = torch.tensor([0.3], requires_grad=True), torch.tensor(0.5, requires_grad=True)
+        y = fake_quantize(x, step, -1.0, 1.0, scaler=STE)
+        with torch.no_grad():
+            step.fill_(0.25)
+        y.backward(torch.ones(1))
+        assert step.grad == 1 - torch.tensor(0.3) / 0.5
 
     def test_G4_a_change_of_x_before_the_backward_is_noticed(self) -> None:
         x = data(5)[0].detach()

@@ -26,6 +26,7 @@ JOINT_BITS = (8, 6, 4, 2)
 SINGLE_BITS = 4
 LITE0_BITS = 3
 RELU6_RANGE = 6.0
+EWGS = Scaler("ewgs")
 
 
 class LearnedRange(nn.Module):
@@ -49,7 +50,7 @@ class LearnedRange(nn.Module):
             quantize = torch._fake_quantize_learnable_per_tensor_affine
             return quantize(x, self.step.reshape(1), self.zero, q_min, self.q_max, 1.0)
         lower = -self.upper if self.signed else 0.0
-        return fake_quantize(x, self.step, lower, self.upper, scaler=Scaler("ewgs"))
+        return fake_quantize(x, self.step, lower, self.upper, scaler=EWGS)
 
 
 def lite0(kind: str | None) -> nn.Module:
