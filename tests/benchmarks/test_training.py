@@ -39,7 +39,7 @@ def peaks(steps: str) -> dict[str, float | None]:
 
 def test_lite0(race: Callable) -> None:
     steps, used = networks.lite0_steps(), peaks("lite0_steps")
-    race("training step", "Lite0 64 px, batch 64", steps, base="fp32", peaks=used, seconds=15)
+    race("training step", "Lite0 64 px, batch 64", steps, base="fp32", peaks=used, seconds=45)
 
 
 def test_resnet18(race: Callable) -> None:
