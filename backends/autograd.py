@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from backends import operator  # noqa: F401  registered, for the exported programs that call it
 from backends.contract import NOISE_CONTROLS, Scaler, check_noise
@@ -57,7 +58,7 @@ def fake_quantize(
     >>> x.grad, step.grad, upper.grad
     (tensor([0.0000, 0.9600, 1.0000, 0.0000]), tensor(0.4240), tensor(1.))
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or isinstance(x, FakeTensor):
         from backends.tracing import traced  # not before: it imports Dynamo, which takes seconds
 
         return traced(x, step, lower, upper, noise, axis, backend, scaler.name, scaler.delta, scaler.alpha, scaler.form)

@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 """Environment in which every numeric library keeps to one thread."""
-MEMORY_KEPT = {"MALLOC_MMAP_THRESHOLD_": f"{2**30}", "MALLOC_TRIM_THRESHOLD_": f"{2**34}"}
-"""Environment in which glibc keeps what a process frees (other C libraries know neither name): the next step of a
-training wants it again, and from the kernel it comes page by page."""
+MEMORY_KEPT = {"MALLOC_MMAP_THRESHOLD_": f"{2**25}", "MALLOC_TRIM_THRESHOLD_": f"{2**34}"}
+"""Environment in which glibc keeps what a process frees: the next step of a training wants it again, and the kernel
+gives it page by page. Not so blocks of more than 32 MiB, the largest bound that every version of it takes. Other C
+libraries know neither name."""
 CODE = ("repro", "backends", "pyproject.toml")
 """What records are made by."""
 FOLDER_OPTIONS = ("--out", "--data-root")

@@ -304,7 +304,7 @@ def _for_children() -> Iterator[None]:
     started first because starting it clears the signal mask.
     """
     resource_tracker.ensure_running()
-    inherited = hardware.ONE_THREAD | hardware.MEMORY_KEPT
+    inherited = hardware.ONE_THREAD | {name: os.environ.get(name, own) for name, own in hardware.MEMORY_KEPT.items()}
     before = {name: os.environ.get(name) for name in inherited}
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(inherited)

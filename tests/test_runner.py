@@ -100,7 +100,11 @@ def test_two_workers_are_two_processes_on_a_core_each(target: Target, setup: Set
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_worker_alone_takes_whichever_core_is_free(workers: int, target: Target, setup: Setup) -> None:
+def test_a_worker_alone_takes_whichever_core_is_free(
+    workers: int, target: Target, setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in hardware.MEMORY_KEPT:
+        monkeypatch.delenv(name, raising=False)
     run_units(target, units(target), replace(setup, workers=workers), limit=1)
     (record,), _ = setup.store.read()
     assert (record.values["threads"], record.values["cores"]) == (1, len(hardware.cores()))

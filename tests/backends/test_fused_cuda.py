@@ -279,9 +279,28 @@ class TestKernels:
         assert gradients.step.sum() == -0.15625 * x.numel()  # 0.25 * (0 - 1.25 * 0.5) each
         assert all(array.isnan().sum() == 2 * cuda.TILE for array in around)
 
+    def test_tiles_are_counted_without_overflow_up_to_the_largest_that_32_bits_hold(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first programs of so many elements, whose memory alone is there: they do the same as of few."""
+        monkeypatch.setattr(interpreted(), "ENOUGH", 1)
+        x = torch.linspace(-2, 2, 2 * cuda.MOST * cuda.SUMMED)
+        expected = interpreted().backward(x, x, 0.5, -1.0, 1.5, scaler=STE)
+        launch, columns = interpreted()._launch, 10
+
+        def of_many(*arguments: Any, **constants: Any) -> None:
+            of_kernel = list(arguments[3:])
+            assert of_kernel[columns] == x.numel()
+            of_kernel[columns] = 2**31 - cuda.SUMMED
+            launch(*arguments[:3], *of_kernel, **constants)
+
+        monkeypatch.setattr(interpreted(), "_launch", of_many)
+        found = interpreted().backward(x, x, 0.5, -1.0, 1.5, scaler=STE)
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
     @pytest.mark.parametrize(("shape", "axis"), [shape[:2] for shape in SHAPES])
     def test_every_address_that_is_read_is_of_a_tensor(
-        self, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], axis: int | None
+        self, monkeypatch: pytest.MonkeyPatch, enough: int, shape: tuple[int, ...], axis: int | None
     ) -> None:
         """Those of parameters too, of which a tile beyond the last channel has none."""
         memory: list[range] = []
@@ -300,9 +319,10 @@ class TestKernels:
 
         monkeypatch.setattr(interpreted(), "_launch", known)
         monkeypatch.setattr(interpreter.InterpreterBuilder, "create_masked_load", watched)
-        x, step = torch.ones(shape), 0.5 if axis is None else torch.full((shape[axis],), 0.5)
-        interpreted().forward(x, step, -1.0, 1.0, axis=axis)
-        interpreted().backward(x, x, step, -1.0, 1.0, scaler=STE, axis=axis)
+        x = torch.ones(shape)
+        parameters = [torch.full(() if axis is None else (shape[axis],), value) for value in (0.5, -1.0, 1.0)]
+        interpreted().forward(x, *parameters, axis=axis)
+        interpreted().backward(x, x, *parameters, scaler=STE, axis=axis)
         assert strays
         assert not np.concatenate(strays).size
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.profiler import profile
 
 import backends
@@ -179,6 +180,16 @@ def test_a_compiled_graph_adds_up_no_sum_that_nobody_needs(monkeypatch: pytest.M
     y.nan_to_num().sum().backward()
     assert asked == [(True, False, False)]
     assert step.grad is not None
+
+
+@pytest.mark.parametrize("backend", [None, "fused", "eager"])
+def test_tensors_without_data_outside_of_a_graph(backend: str | None) -> None:
+    with FakeTensorMode():
+        x = torch.empty(2, 3, requires_grad=True)
+        y = fake_quantize(x, *SETTING.parameters, scaler=Scaler(*EWGS), backend=backend)
+        y.sum().backward()
+        assert isinstance(y, FakeTensor)
+        assert x.grad.shape == y.shape == (2, 3)
 
 
 class TestExport:

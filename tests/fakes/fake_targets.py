@@ -54,7 +54,7 @@ class Counting:
         values = {
             "total": float(total),
             "threads": float(os.environ["OMP_NUM_THREADS"]),
-            "keeps_memory": float(os.environ.keys() >= hardware.MEMORY_KEPT.keys()),
+            "keeps_memory": float(os.environ.items() >= hardware.MEMORY_KEPT.items()),
             "cores": float(len(os.sched_getaffinity(0))),
             "on_reference": float(os.environ.get("REPRO_BACKEND") == "reference"),
         }
