@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ def run(work: Callable[..., Any], rendezvous: Path, *arguments: Any) -> list[Any
         theirs.close()
     try:
         answers = [ours.recv() for ours, _ in ends]
+        for ours, _ in ends:
+            ours.close()
         for process in processes:
             process.join()
         return answers
@@ -50,3 +53,5 @@ def _work(answers: Any, work: Callable[..., Any], number: int, rendezvous: Path,
     answers.send(work(number, *arguments))
     distributed.barrier()
     distributed.leave()
+    with suppress(EOFError):
+        answers.recv()  # until the test has taken the tensors of the answer, whose memory this process shares
