@@ -58,7 +58,7 @@ def fake_quantize(
     >>> x.grad, step.grad, upper.grad
     (tensor([0.0000, 0.9600, 1.0000, 0.0000]), tensor(0.4240), tensor(1.))
     """
-    if torch.compiler.is_compiling() or isinstance(x, FakeTensor):
+    if torch.compiler.is_compiling() or isinstance(x, FakeTensor):  # there are no data to compute with
         from backends.tracing import traced  # not before: it imports Dynamo, which takes seconds
 
         return traced(x, step, lower, upper, noise, axis, backend, scaler.name, scaler.delta, scaler.alpha, scaler.form)

@@ -35,7 +35,6 @@ def _fusable(x: Tensor, scaler: str) -> bool:
     return x.dtype in FUSED_DTYPES and not registered_function(scaler)
 
 
-@cache
 def _backend(name: str | None, preset: str | None, device: torch.device, fusable: bool) -> Backend:
     automatic = not (name or preset)
     module: Any = backends.choose("eager" if automatic and not fusable else name, preset, device)
@@ -70,22 +69,18 @@ class FakeQuantize(torch.autograd.Function):
         constants: tuple[Scaler, int | None, Backend],
     ) -> Tensor:
         parameters: list[Any] = [step, lower, upper]
-        channels: list[Tensor] = []
         for place, parameter in enumerate(parameters):
-            if isinstance(parameter, Tensor):
-                if parameter.ndim or not parameter.is_cpu:
-                    channels.append(parameter)
-                else:
-                    parameters[place] = parameter.item()  # once, for the backward too
-        ctx.save_for_backward(x, noise, *channels)
+            if isinstance(parameter, Tensor) and parameter.is_cpu and not parameter.ndim:
+                parameters[place] = parameter.item()  # once, for the backward too
+        ctx.save_for_backward(x, noise, *[p for p in parameters if isinstance(p, Tensor)])
         ctx.constants, ctx.numbers = constants, [None if isinstance(p, Tensor) else p for p in parameters]
         return constants[2].forward(x, *parameters, axis=constants[1])
 
     @staticmethod
     @_first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, noise, *channels = ctx.saved_tensors
-        following = iter(channels)
+        x, noise, *tensors = ctx.saved_tensors
+        following = iter(tensors)
         parameters = [next(following) if number is None else number for number in ctx.numbers]
         scaler, axis, module = ctx.constants
         needs = ctx.needs_input_grad[1:4]
